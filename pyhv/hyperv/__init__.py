@@ -1,0 +1,1 @@
+"""The TLFS as code; only in_kernel.py and in_user.py know that KVM exists."""

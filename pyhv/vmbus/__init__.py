@@ -1,0 +1,1 @@
+"""The bus of a Hyper-V machine and its devices; all of it runs on the event-loop thread."""
