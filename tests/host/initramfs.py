@@ -1,0 +1,64 @@
+"""Small initramfs archives: a busybox, decompressed kernel modules in load order, an /init."""
+
+import lzma
+import re
+from pathlib import Path
+
+LINKS = (
+    "sh mount umount mkdir cat echo insmod poweroff reboot chroot sync ifconfig hostname sleep ls "
+    "dmesg cut sed grep uname setsid cttyhack mknod head tail test dd ps kill date od hexdump free "
+    "stty vi lspci ip"
+).split()
+
+
+def find_modules(root: Path, names: list[str]) -> list[tuple[str, bytes]]:
+    """Return (name, ELF) of the modules *names* of the kernel in *root*, dependencies first.
+
+    Names that are not there are taken to be built into the kernel.
+    """
+    files = {}
+    for path in [*root.glob("usr/lib/modules/**/*.ko*"), *root.glob("lib/modules/**/*.ko*")]:
+        files[path.name.partition(".ko")[0].replace("-", "_")] = path
+    order: dict[str, bytes] = {}
+
+    def add(name: str) -> None:
+        name = name.replace("-", "_")
+        if name in order or name not in files:
+            return
+        elf = files[name].read_bytes()
+        if files[name].suffix == ".xz":
+            elf = lzma.decompress(elf)
+        # .modinfo of each module: no need of depmod, which runs only at installation
+        depends = re.search(rb"\0depends=([^\0]*)\0", elf)
+        for other in depends[1].decode().split(",") if depends else []:
+            add(other)
+        order[name] = elf
+
+    for name in names:
+        add(name)
+    return list(order.items())
+
+
+def _entry(name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> bytes:
+    """One member of a "newc" cpio archive (linux: Documentation/driver-api/early-userspace/buffer-format.rst)."""
+    links = 2 if mode & 0o170000 == 0o040000 else 1
+    raw = name.encode() + b"\0"
+    fields = (0, mode, 0, 0, links, 0, len(data), 0, 0, *device, len(raw), 0)
+    head = b"070701" + b"".join(b"%08X" % field for field in fields) + raw
+    return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
+
+
+def build(busybox: Path, init: str, modules: list[tuple[str, bytes]]) -> bytes:
+    """Return the archive. *init* is a shell script; ``/modules/order`` lists what to insmod."""
+    folders = "bin dev proc sys run tmp etc root modules".split()
+    parts = [_entry(folder, 0o040755) for folder in folders]
+    # Before devtmpfs is mounted, the kernel opens /dev/console for init.
+    parts.append(_entry("dev/console", 0o020600, device=(5, 1)))
+    parts.append(_entry("bin/busybox", 0o100755, busybox.read_bytes()))
+    parts += [_entry(f"bin/{link}", 0o120777, b"busybox") for link in LINKS]
+    parts += [_entry(f"modules/{name}.ko", 0o100644, elf) for name, elf in modules]
+    order = "".join(f"/modules/{name}.ko\n" for name, _ in modules)
+    parts.append(_entry("modules/order", 0o100644, order.encode()))
+    parts.append(_entry("init", 0o100755, init.encode()))
+    parts.append(_entry("TRAILER!!!", 0))
+    return b"".join(parts)
