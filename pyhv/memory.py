@@ -7,10 +7,7 @@ as on a PC: the hole between holds the APICs and VMBus MMIO.
 from __future__ import annotations
 
 import ctypes
-import functools
 import mmap
-from collections.abc import Callable
-from typing import NamedTuple
 
 from .errors import BadGpa, ConfigError, HostError
 
@@ -20,32 +17,43 @@ HIGH = 4 << 30
 MAP_NORESERVE = 0x4000  # mmap has the name from Python 3.13 on
 
 
-class Region(NamedTuple):
+class Region:
     """A run of RAM: guest address, length, and its place in the mapping (bytes)."""
 
-    gpa: int
-    size: int
-    offset: int
+    __slots__ = ("gpa", "offset", "size")
+
+    def __init__(self, gpa: int, size: int, offset: int) -> None:
+        self.gpa, self.size, self.offset = gpa, size, offset
 
 
-_LOCK_OR8 = bytes.fromhex("f0400837c3")  # lock or byte [rdi], sil; ret
+# Python has no atomic read-modify-write of memory, and a guest changes these words too.
+_CODE = {
+    "or8": bytes.fromhex("f0400837c3"),  # lock or byte [rdi], sil; ret
+    # lock bts dword [rdi], esi; setc al; movzx eax, al; ret
+    "bts": bytes.fromhex("f00fab37 0f92c0 0fb6c0 c3"),
+    "nop": b"\xc3",  # ret: a signal handler that does nothing (see runloop.py)
+}
+_SLOT = 64
 
 
-@functools.cache
-def _lock_or8() -> Callable[[int, int], None]:
-    """Return ``void or8(uint8_t *, uint8_t)`` in machine code: Python has no atomic store of a bit."""
-    page = mmap.mmap(
-        -1,
-        PAGE_SIZE,
-        mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
-        mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC,
-    )
-    page[: len(_LOCK_OR8)] = _LOCK_OR8
-    pin = ctypes.c_char.from_buffer(page)
-    # PYFUNCTYPE keeps the GIL: the code runs for nanoseconds, giving it up would cost more
-    function = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint8)(ctypes.addressof(pin))
-    function.pin = pin  # type: ignore[attr-defined]  # the page lives as long as the function
-    return function  # type: ignore[return-value]
+def machine_code(name: str) -> int:
+    """Return the address of a few bytes of code, in one page that the process keeps."""
+    page = _pages.get("page")
+    if page is None:
+        page = mmap.mmap(
+            -1,
+            PAGE_SIZE,
+            mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+            mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC,
+        )
+        for i, code in enumerate(_CODE.values()):
+            page[i * _SLOT : i * _SLOT + len(code)] = code
+        # two threads may both come here; the one that loses keeps its page alive for nothing
+        page = _pages.setdefault("page", page)
+    return ctypes.addressof(ctypes.c_char.from_buffer(page)) + list(_CODE).index(name) * _SLOT
+
+
+_pages: dict[str, mmap.mmap] = {}
 
 
 class GuestMemory:
@@ -78,7 +86,11 @@ class GuestMemory:
         self.bytes = memoryview(self.mapping)
         self.u32 = self.bytes.cast("I")
         self.u64 = self.bytes.cast("Q")
-        self._or8 = _lock_or8()
+        # PYFUNCTYPE keeps the GIL: the code runs for nanoseconds, giving it up would cost more
+        self._or8 = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint8)(machine_code("or8"))
+        self._bts = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32)(
+            machine_code("bts")
+        )
         self._low = low
 
     def offset(self, gpa: int, length: int) -> int:
@@ -124,10 +136,15 @@ class GuestMemory:
     def atomic_or(self, gpa: int, mask: int) -> None:
         """Set the bits of *mask* (0..255) in the byte at *gpa*, atomically against the guest.
 
-        A Python ``|=`` on shared memory loses updates; this is the only place that
-        changes a byte which the guest changes too.
+        A Python ``|=`` on shared memory loses updates; this and :meth:`test_and_set` are the
+        only places that change a byte which the guest changes too.
         """
         self._or8(self.address + self.offset(gpa, 1), mask)
+
+    def test_and_set(self, gpa: int, bit: int) -> bool:
+        """Set *bit* (0..2047) of the bit field at *gpa* atomically; return what it was."""
+        offset = self.offset(gpa + (bit >> 5) * 4, 4)
+        return bool(self._bts(self.address + offset, bit & 31))
 
     def zero(self, gpa: int, length: int) -> None:
         """Fill with zeros."""

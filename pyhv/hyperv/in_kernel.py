@@ -1,0 +1,216 @@
+"""The Hyper-V interface where KVM has it: capabilities on, and the few calls that still come out.
+
+KVM keeps the MSRs, the timers and the flush and IPI calls. To user space come HvPostMessage,
+HvSignalEvent for ids without an eventfd, crash and reset, and notes where the SynIC pages are.
+"""
+
+from __future__ import annotations
+
+import os
+from _collections import deque
+
+from ..errors import HostError, KvmError
+from ..kvm import uapi
+from .connections import Connections
+from .synic import fill_slot
+from .tlfs import (
+    HV_STATUS_INVALID_HYPERCALL_CODE,
+    HV_X64_MSR_CRASH_CTL,
+    HV_X64_MSR_CRASH_P0,
+    HV_X64_MSR_SVERSION,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..kvm.vcpu import Vcpu
+    from ..kvm.vm import Vm
+    from ..memory import GuestMemory
+    from ..runloop import VcpuThread
+    from .driver import Events, MessageHandler
+    from .privileges import Features
+
+CRASH_NOTIFY = 1 << 63
+HVCALL_POST_MESSAGE, HVCALL_SIGNAL_EVENT = 0x5C, 0x5D
+
+
+class _Sint:
+    """A (VP, SINT) that somebody uses: its GSI's eventfd, the resample eventfd, the queue."""
+
+    __slots__ = ("eventfd", "queue", "resample", "scheduled", "sint", "vp")
+
+    def __init__(self, vp: int, sint: int) -> None:
+        self.vp, self.sint = vp, sint
+        self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.resample = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.queue: deque[tuple[int, bytes]] = deque()
+        self.scheduled = False
+
+
+class InKernel:
+    """Hyper-V served by KVM. Made after the vCPUs, before CPUID is set and before they run."""
+
+    name = "in_kernel"
+
+    def __init__(
+        self,
+        vm: Vm,
+        vcpus: list[Vcpu],
+        memory: GuestMemory,
+        features: Features,
+        events: Events,
+        on_reset: Callable[[], None],
+        on_crash: Callable[[tuple[int, ...], int], None],
+    ) -> None:
+        self.vm, self.vcpus, self.memory, self.events = vm, vcpus, memory, events
+        self._on_reset, self._on_crash = on_reset, on_crash
+        self._threads: list[VcpuThread] = []
+        self.connections = Connections(memory)
+        self._pages = [(0, 0, 0)] * len(vcpus)  # SCONTROL, SIEFP, SIMP
+        self._sints: dict[tuple[int, int], _Sint] = {}
+        self._bound: dict[int, int] = {}
+        for vcpu in vcpus:
+            if features.synic:
+                vcpu.enable_cap(uapi.KVM_CAP_HYPERV_SYNIC2)
+            if features.enabled and features.enforce:
+                vcpu.enable_cap(uapi.KVM_CAP_HYPERV_ENFORCE_CPUID, 1)
+            if features.enabled:
+                # QEMU sets it always, flag or not: the guest then reads "notify" in CRASH_CTL
+                vcpu.set_msr(HV_X64_MSR_CRASH_CTL, CRASH_NOTIFY)
+                vcpu.set_msr(HV_X64_MSR_SVERSION, 1)
+                if features.synic:
+                    vcpu.set_msr(HV_X64_MSR_SVERSION - 1, 0)  # SCONTROL: 0 at reset, as QEMU
+
+    def attach(self, threads: list[VcpuThread]) -> None:
+        """Put our handlers into the vCPUs' tables; before they start."""
+        self._threads = threads
+        for thread in threads:
+            thread.exits[uapi.KVM_EXIT_HYPERV] = self._hyperv_exit(thread)
+            thread.exits[uapi.KVM_EXIT_SYSTEM_EVENT] = self._system_event(thread)
+
+    def _hyperv_exit(self, thread: VcpuThread) -> Callable[[], None]:
+        m32, m64, vp = thread.vcpu.m32, thread.vcpu.m64, thread.index
+
+        def served() -> None:
+            kind = m32[8]
+            if kind == uapi.KVM_EXIT_HYPERV_HCALL:
+                # hcall: input @40, result @48, params @56
+                m64[6] = self._hypercall(vp, m64[5], m64[7])
+            elif kind == uapi.KVM_EXIT_HYPERV_SYNIC:
+                # synic: msr @40, control @48, evt_page @56, msg_page @64
+                self._pages[vp] = (m64[6], m64[7], m64[8])
+                thread.vcpu.valid_regs = 0  # an OS is here: the BIOS needs no registers any more
+
+        return served
+
+    def _hypercall(self, vp: int, control: int, parameter: int) -> int:
+        code, fast = control & 0xFFFF, bool(control & 1 << 16)
+        if code == HVCALL_POST_MESSAGE:
+            return self.connections.post_message(parameter, fast)
+        if code == HVCALL_SIGNAL_EVENT:
+            # In the slow form KVM has read the 8 bytes already and hands them over in place of
+            # the address (linux 6.12: kvm_hvcall_signal_event): the value is the input.
+            return self.connections.signal_value(parameter)
+        return HV_STATUS_INVALID_HYPERCALL_CODE
+
+    def _system_event(self, thread: VcpuThread) -> Callable[[], None]:
+        m32, vcpu = thread.vcpu.m32, thread.vcpu
+
+        def served() -> None:
+            if m32[8] == uapi.KVM_SYSTEM_EVENT_CRASH:
+                values = tuple(vcpu.get_msr(HV_X64_MSR_CRASH_P0 + i) or 0 for i in range(5))
+                self._on_crash(values, CRASH_NOTIFY)
+            else:
+                self._on_reset()
+
+        return served
+
+    # SynicPort: what VMBus asks for
+
+    def _sint(self, vp: int, sint: int) -> _Sint:
+        """Return the route of (*vp*, *sint*), made on first use; on the event-loop thread."""
+        found = self._sints.get((vp, sint))
+        if found is None:
+            found = self._sints[vp, sint] = _Sint(vp, sint)
+            gsi = self.vm.add_route(uapi.KVM_IRQ_ROUTING_HV_SINT, vp, sint)
+            self.vm.irqfd(gsi, found.eventfd, found.resample)
+            self.events.add(found.resample, lambda: self._acknowledged(found))
+        return found
+
+    def _acknowledged(self, sint: _Sint) -> None:
+        """The guest wrote EOM or EOI: the slot may be free for the next message."""
+        os.eventfd_read(sint.resample)
+        self._schedule(sint)
+
+    def post_message(self, vp_index: int, sint: int, message_type: int, payload: bytes) -> None:
+        """Queue a message for a SIM slot."""
+
+        def enqueue() -> None:
+            route = self._sint(vp_index, sint)
+            route.queue.append((message_type, payload))
+            self._schedule(route)
+
+        self.events.call(enqueue)
+
+    def _schedule(self, sint: _Sint) -> None:
+        if sint.queue and not sint.scheduled:
+            sint.scheduled = True
+            self._threads[sint.vp].request(lambda: self._deliver(sint))
+
+    def _deliver(self, sint: _Sint) -> None:
+        """Write the next message; on the VP's own thread, because KVM's timers write there too."""
+        sint.scheduled = False
+        simp = self._pages[sint.vp][2]
+        if not simp & 1 or not sint.queue:
+            return
+        message_type, payload = sint.queue[0]
+        if fill_slot(self.memory, (simp & ~0xFFF) + sint.sint * 256, message_type, payload):
+            sint.queue.popleft()
+            os.eventfd_write(sint.eventfd, 1)
+
+    def event_signaller(self, vp_index: int, sint: int, flag: int) -> Callable[[], None]:
+        """Return a function that sets an event flag and raises the SINT if it was clear."""
+        eventfd, pages, memory = self._sint(vp_index, sint).eventfd, self._pages, self.memory
+        one = (1).to_bytes(8, "little")
+        write, base = os.write, sint * 256
+
+        def signal() -> None:
+            control, siefp, _ = pages[vp_index]
+            if control & siefp & 1 and not memory.test_and_set((siefp & ~0xFFF) + base, flag):
+                write(eventfd, one)
+
+        return signal
+
+    def connect_messages(self, connection_id: int, handler: MessageHandler) -> None:
+        """Route HvCallPostMessage."""
+        self.connections.connect_messages(connection_id, handler)
+
+    def bind_event(self, connection_id: int, eventfd: int) -> None:
+        """Route HvCallSignalEvent in the kernel: no exit at all."""
+        try:
+            self.vm.hyperv_eventfd(connection_id, eventfd)
+        except KvmError as error:
+            raise HostError(f"VMBus channel doorbell: {error}") from error
+        self._bound[connection_id] = eventfd
+
+    def unbind_event(self, connection_id: int) -> None:
+        """Undo :meth:`bind_event`."""
+        eventfd = self._bound.pop(connection_id, None)
+        if eventfd is not None:
+            self.vm.hyperv_eventfd(connection_id, eventfd, remove=True)
+
+    def reference_ticks(self) -> int:
+        """Return the partition reference time, 100 ns."""
+        return self.vm.clock()[0] // 100
+
+    def stop(self) -> None:
+        """Nothing waits inside this driver."""
+
+    def close(self) -> None:
+        """Close the routes' descriptors; on the event-loop thread or after it ended."""
+        for sint in self._sints.values():
+            self.events.remove(sint.resample)
+            os.close(sint.eventfd)
+            os.close(sint.resample)
+        self._sints.clear()

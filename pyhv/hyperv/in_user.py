@@ -1,0 +1,269 @@
+"""The Hyper-V interface on any KVM: MSR-filter exits, an OUT as hypercall, our own SynIC and timers.
+
+Everything of the TLFS is in the pure core; this file lends it a KVM: it is the core's
+``World``, and the ``SynicPort`` of VMBus. The hypercall page holds ``out imm8, eax; ret``:
+an OUT changes no register, exits on every KVM, and a VMCALL at CPL 0 loops for ever on
+some (measured).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ..bus import io_word
+from ..errors import UndefinedOpcode
+from ..kvm import requests, uapi
+from ..timerthread import TimerThread
+from . import in_user_apic
+from .partition import Partition
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..kvm.vcpu import Vcpu
+    from ..kvm.vm import Vm
+    from ..memory import GuestMemory
+    from ..runloop import VcpuThread
+    from .driver import MessageHandler
+    from .privileges import Features
+
+HYPERCALL_PORT = 0xE8
+HYPERCALL_PAGE = bytes((0xE7, HYPERCALL_PORT, 0xC3))  # out HYPERCALL_PORT, eax; ret
+
+#: The MSRs that come to us: all that the TLFS has, and a few more that must be #GP.
+FIRST_MSR, MSR_COUNT = 0x40000000, 0x2000
+
+UD_VECTOR = 6
+CR0_PE, EFER_LMA, RFLAGS_VM = 1 << 0, 1 << 10, 1 << 17
+
+
+class InUser:
+    """Hyper-V served by pyhv. One object per VM; made after the vCPUs, before they run."""
+
+    name = "in_user"
+
+    def __init__(
+        self,
+        vm: Vm,
+        vcpus: list[Vcpu],
+        memory: GuestMemory,
+        features: Features,
+        on_reset: Callable[[], None],
+        on_crash: Callable[[tuple[int, ...], int], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self.vm, self.vcpus, self.memory, self.features = vm, vcpus, memory, features
+        self._on_reset, self._on_crash = on_reset, on_crash
+        self._threads: list[VcpuThread] = []
+        self._timers = TimerThread(failed)
+        self._tsc_khz = vcpus[0].tsc_khz()
+        self._skew_ns = time.monotonic_ns() - vm.clock()[0]
+        self._skew_checked_ns = 0
+        self._stopping = False
+        if features.enabled:
+            vm.filter_msrs(FIRST_MSR, MSR_COUNT)
+        for vcpu in vcpus:
+            # an APIC that was never set is not in KVM's map, and an MSI to it is lost (measured)
+            lapic = vcpu.get_struct(requests.GET_LAPIC, uapi.LapicState)
+            requests.SET_LAPIC(vcpu.fd, lapic)
+        self.partition = Partition(features, self, len(vcpus), HYPERCALL_PAGE)
+
+    def attach(self, threads: list[VcpuThread]) -> None:
+        """Put our handlers into the vCPUs' tables; before they start."""
+        self._threads = threads
+        if not self.features.enabled:
+            return
+        for thread in threads:
+            for msr, (read, write) in self.partition.msr_table(thread.index).items():
+                if read is not None:
+                    thread.rdmsr[msr] = read
+                if write is not None:
+                    thread.wrmsr[msr] = write
+            thread.pio[io_word(HYPERCALL_PORT, 4, out=True)] = self._hypercall_exit(thread)
+            # every hypercall needs registers, and a copy at each exit is cheaper than one ioctl
+            thread.vcpu.valid_regs |= uapi.KVM_SYNC_X86_REGS
+
+    def _hypercall_exit(self, thread: VcpuThread) -> Callable[[], None]:
+        vcpu, index, hypercall = thread.vcpu, thread.index, self.partition.hypercall
+
+        def xmm() -> bytes:
+            return bytes(vcpu.get_struct(requests.GET_FPU, uapi.Fpu).xmm)[:96]
+
+        def served() -> None:
+            vcpu.fetch(uapi.KVM_SYNC_X86_REGS | uapi.KVM_SYNC_X86_SREGS)
+            regs, sregs = vcpu.regs, vcpu.sregs
+            protected = sregs.cr0 & CR0_PE and not regs.rflags & RFLAGS_VM
+            long_mode = bool(sregs.efer & EFER_LMA and sregs.cs.l)
+            try:
+                if not protected or sregs.ss.dpl:
+                    raise UndefinedOpcode("hypercall outside CPL 0 or in real mode")
+                if long_mode:
+                    regs.rax = hypercall(index, regs.rcx, regs.rdx, regs.r8, xmm, long_mode=True)
+                else:
+                    low = 0xFFFFFFFF
+                    result = hypercall(
+                        index,
+                        (regs.rdx & low) << 32 | regs.rax & low,
+                        (regs.rbx & low) << 32 | regs.rcx & low,
+                        (regs.rdi & low) << 32 | regs.rsi & low,
+                        xmm,
+                        long_mode=False,
+                    )
+                    regs.rdx, regs.rax = result >> 32 & low, result & low
+                vcpu.mark_dirty(uapi.KVM_SYNC_X86_REGS)
+            except UndefinedOpcode:
+                regs.rip -= 2  # the OUT is behind us already
+                vcpu.mark_dirty(uapi.KVM_SYNC_X86_REGS)
+                in_user_apic.inject_exception(vcpu, UD_VECTOR)
+
+        return served
+
+    # World: what the core asks for
+
+    def clock_ns(self) -> int:
+        """Return kvmclock, ns since the VM was made."""
+        return self.vm.clock()[0]
+
+    def clock_pair(self) -> tuple[int, int] | None:
+        """Return (guest TSC, clock_ns) of one instant; None while KVM calls the TSC unstable."""
+        clock, flags, host_tsc = self.vm.clock()
+        wanted = uapi.KVM_CLOCK_TSC_STABLE | uapi.KVM_CLOCK_HOST_TSC
+        if flags & wanted != wanted:
+            return None
+        return host_tsc + self.vcpus[0].tsc_offset() & 0xFFFFFFFFFFFFFFFF, clock
+
+    def tsc_khz(self) -> int:
+        """Return the guest's TSC frequency."""
+        return self._tsc_khz
+
+    def interrupt(self, vp_index: int, vector: int) -> bool:
+        """Send a fixed edge interrupt."""
+        return self.vm.signal_msi(vp_index, vector)
+
+    def inject_auto_eoi(self, vp_index: int, vector: int) -> None:
+        """Deliver without an ISR bit: on the vCPU's own thread, as soon as it takes interrupts."""
+        thread = self._threads[vp_index]
+
+        def attempt() -> None:
+            if not in_user_apic.inject_interrupt(thread.vcpu, vector) and not self._stopping:
+                again = time.monotonic_ns() + in_user_apic.RETRY_NS
+                self._timers.arm(("auto-eoi", vp_index, vector), again, retry)
+
+        def retry() -> None:
+            thread.request(attempt)
+
+        thread.request(attempt)
+
+    def arm_timer(self, vp_index: int, index: int, due_ticks: int | None) -> None:
+        """Arm or disarm a synthetic timer of the partition."""
+        key = (vp_index, index)
+        if due_ticks is None:
+            self._timers.arm(key, None, _nothing)
+            return
+        now_ns = time.monotonic_ns()
+        if now_ns - self._skew_checked_ns > 100_000_000:
+            # kvmclock runs on the raw TSC, CLOCK_MONOTONIC is slewed by NTP: compare now and then
+            self._skew_ns = now_ns - self.vm.clock()[0]
+            self._skew_checked_ns = now_ns
+        due_ns = min(due_ticks * 100 + self._skew_ns, now_ns + (1 << 61))
+        self._timers.arm(key, due_ns, self.partition.vps[vp_index].stimers[index].expire)
+
+    def set_pv_eoi(self, vp_index: int, gpa: int | None) -> None:
+        """Use KVM's own lazy EOI: it shares its code with the Hyper-V assist page."""
+        value = 0 if gpa is None else gpa | 1
+        self.vcpus[vp_index].set_msr(uapi.MSR_KVM_PV_EOI_EN, value)
+
+    def apic_read(self, vp_index: int, register: int) -> int:
+        """Return HV_X64_MSR_ICR or _TPR."""
+        return in_user_apic.read(self.vcpus[vp_index], register)
+
+    def apic_write(self, vp_index: int, register: int, value: int) -> None:
+        """Write HV_X64_MSR_EOI, _ICR or _TPR."""
+        in_user_apic.write(self.vcpus, vp_index, register, value)
+
+    def vp_runtime_ns(self, vp_index: int) -> int:
+        """Return the CPU time of the vCPU's thread, which is the caller."""
+        return time.clock_gettime_ns(time.CLOCK_THREAD_CPUTIME_ID)
+
+    def flush_tlb(self, vp_indexes: list[int], caller: int) -> None:
+        """Make every target flush on its own thread, and wait for it.
+
+        Two vCPUs may flush each other: a waiting one serves its own requests meanwhile.
+        """
+        threads = self._threads
+        waiting: set[int] = set()
+        for vp in vp_indexes:
+            if vp == caller:
+                in_user_apic.flush_tlb(threads[vp].vcpu)
+                continue
+            waiting.add(vp)
+
+            def flush(vp: int = vp) -> None:
+                in_user_apic.flush_tlb(threads[vp].vcpu)
+                waiting.discard(vp)
+
+            threads[vp].request(flush)
+        while waiting and not self._stopping:
+            threads[caller].serve_requests()
+            os.sched_yield()
+
+    def spin_wait(self, vp_index: int) -> None:
+        """Let another vCPU's thread run."""
+        os.sched_yield()
+
+    def reset(self) -> None:
+        """The guest wrote HV_X64_MSR_RESET."""
+        self._on_reset()
+
+    def crash(self, parameters: tuple[int, int, int, int, int], control: int) -> None:
+        """The guest wrote HV_X64_MSR_CRASH_CTL."""
+        self._on_crash(parameters, control)
+
+    def synic_changed(self, vp_index: int) -> None:
+        """Nothing to mirror: the core's SynIC is the SynIC."""
+
+    # SynicPort: what VMBus asks for
+
+    def post_message(self, vp_index: int, sint: int, message_type: int, payload: bytes) -> None:
+        """Queue a message for a SIM slot."""
+        self.partition.vps[vp_index].synic.post_message(sint, message_type, payload)
+
+    def event_signaller(self, vp_index: int, sint: int, flag: int) -> Callable[[], None]:
+        """Return a function that sets an event flag and raises the SINT if it was clear."""
+        set_event = self.partition.vps[vp_index].synic.set_event
+        return lambda: set_event(sint, flag)
+
+    def connect_messages(self, connection_id: int, handler: MessageHandler) -> None:
+        """Route HvCallPostMessage."""
+        self.partition.connections.connect_messages(connection_id, handler)
+
+    def bind_event(self, connection_id: int, eventfd: int) -> None:
+        """Route HvCallSignalEvent: the exit only writes the eventfd, the event loop does the work."""
+        self.partition.connections.bind_event(connection_id, eventfd)
+
+    def unbind_event(self, connection_id: int) -> None:
+        """Undo :meth:`bind_event`."""
+        self.partition.connections.unbind_event(connection_id)
+
+    def reference_ticks(self) -> int:
+        """Return the partition reference time, 100 ns."""
+        return self.clock_ns() // 100
+
+    def os_speaks(self, vp_index: int) -> bool:
+        """Tell whether an OS driver is at work (the BIOS's need for segment registers is over)."""
+        return self.partition.guest_os_id != 0
+
+    def stop(self) -> None:
+        """Let no vCPU wait for another any more."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """End the timers; the vCPU threads must have ended."""
+        self._stopping = True
+        self._timers.close()
+
+
+def _nothing() -> None:
+    pass
