@@ -1,0 +1,57 @@
+"""As much of QEMU's fw_cfg as kvm-unit-tests read: how many CPUs there are, and how much RAM.
+
+Selector by a 16-bit write to the first port, data byte by byte from the second; no
+DMA. Source: QEMU, docs/specs/fw_cfg.rst.
+"""
+
+from __future__ import annotations
+
+PORT, PORTS = 0x510, 2
+SIGNATURE, ID, RAM_SIZE, NB_CPUS, MAX_CPUS, FILE_DIR = 0x00, 0x01, 0x03, 0x05, 0x0F, 0x19
+FILE_FIRST = 0x20
+KEY_MASK = 0xBFFF  # bit 14 asks to write, which is gone since QEMU 2.4; 15 is a key's own bit
+TRADITIONAL = 1  # the interface there is; bit 1 would be DMA
+
+
+class FwCfg:
+    """Ports 0x510 and 0x511.
+
+    :param vp_count: number of vCPUs.
+    :param ram_bytes: size of RAM.
+    :param files: name (at most 55 bytes) -> content, for a firmware that wants them.
+    """
+
+    def __init__(
+        self, vp_count: int, ram_bytes: int, files: dict[str, bytes] | None = None
+    ) -> None:
+        cpus = vp_count.to_bytes(2, "little")
+        self._items = {
+            SIGNATURE: b"QEMU",
+            ID: TRADITIONAL.to_bytes(4, "little"),
+            RAM_SIZE: ram_bytes.to_bytes(8, "little"),
+            NB_CPUS: cpus,
+            MAX_CPUS: cpus,
+        }
+        directory = len(files or {}).to_bytes(4, "big")
+        for key, (name, data) in enumerate((files or {}).items(), FILE_FIRST):
+            self._items[key] = data
+            directory += len(data).to_bytes(4, "big") + key.to_bytes(2, "big") + bytes(2)
+            directory += name.encode("ascii").ljust(56, b"\0")
+        self._items[FILE_DIR] = directory
+        self._item, self._at = b"QEMU", 0
+
+    def pio_in(self, offset: int, size: int) -> int:
+        """Return the next bytes of the chosen item; 0 behind its end, and for unknown items."""
+        if offset == 0 and size == 1:
+            return 0
+        value = 0
+        for i in range(size):
+            if offset + i and self._at < len(self._item):
+                value |= self._item[self._at] << 8 * i
+                self._at += 1
+        return value
+
+    def pio_out(self, offset: int, size: int, value: int) -> None:
+        """Choose an item; only the 16-bit write does."""
+        if offset == 0 and size == 2:
+            self._item, self._at = self._items.get(value & KEY_MASK, b""), 0
