@@ -1,0 +1,26 @@
+"""pyhv gives a KVM guest the Microsoft Hyper-V interface, in Python you can read.
+
+``Machine`` and ``MachineConfig`` load on first use: ``python -m pyhv`` pays only for what
+it runs.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .config import MachineConfig
+    from .errors import PyhvError
+    from .machine import Machine
+
+__version__ = "0.1.0"
+__all__ = ["Machine", "MachineConfig", "PyhvError", "__version__"]
+
+_HOMES = {"Machine": "machine", "MachineConfig": "config", "PyhvError": "errors"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"pyhv.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'pyhv' has no attribute {name!r}")

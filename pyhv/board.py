@@ -1,0 +1,252 @@
+"""One life of the machine, from power-on to reset or off: VM, vCPUs, devices, driver, VMBus.
+
+A reset throws the board away and makes a new one around the same RAM, disks and console:
+no state of KVM or of a device can survive by mistake.
+"""
+
+from __future__ import annotations
+
+from . import cpustate
+from .bus import Bus, io_word
+from .devices.cf9 import ResetControl
+from .devices.cmos import Cmos
+from .devices.exitport import ExitPort
+from .devices.fwcfg import FwCfg
+from .devices.i8042 import I8042, SystemControl
+from .devices.pcihole import PciHole
+from .devices.pm import Pm
+from .devices.uart import Uart
+from .errors import HostError, PyhvError
+from .kvm import uapi
+from .kvm.vcpu import Vcpu
+from .kvm.vm import Vm
+from .runloop import VcpuThread
+from .serialring import SerialRing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .hyperv.in_kernel import InKernel
+    from .hyperv.in_user import InUser
+    from .machine import Machine
+
+COM1, COM1_IRQ, SCI_GSI, RTC_IRQ = 0x3F8, 4, 9, 8
+DRAIN_BUSY_S, DRAIN_IDLE_S = 0.005, 0.05
+STUCK_CHECK_S = 3.0
+RFLAGS_IF = 1 << 9
+
+
+class Board:
+    """Made on any thread while nothing of an older board runs; :meth:`start`, then :meth:`close`."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        config, memory = machine.config, machine.memory
+        self.vcpus: list[Vcpu] = []
+        self.driver: InKernel | InUser | None = None
+        self.vmbus = None
+        self.ended = False
+        self.bus = Bus()
+        self.vm = Vm(machine.kvm, memory)
+        try:
+            limit = machine.kvm.check(uapi.KVM_CAP_MAX_VCPUS)
+            if config.smp.cpus > limit:
+                raise HostError(f"-smp {config.smp.cpus}: this KVM has at most {limit} vCPUs")
+            for index in range(config.smp.cpus):
+                self.vcpus.append(Vcpu(self.vm, index))
+            self._make_driver()
+            for vcpu in self.vcpus:
+                machine.cpuid_for(vcpu.index).install(vcpu.fd)
+                vcpu.set_msr(cpustate.MSR_MTRR_DEF_TYPE, cpustate.MTRR_ENABLED_WRITE_BACK)
+            self.threads = [VcpuThread(vcpu, self.bus, self._vcpu_failed) for vcpu in self.vcpus]
+            self._make_devices()
+            self._make_vmbus()
+            for thread in self.threads:
+                thread.exits.update(self._common_exits(thread))
+            self.driver.attach(self.threads)
+            self._load()
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_driver(self) -> None:
+        machine = self.machine
+        if machine.in_kernel:
+            from .hyperv.in_kernel import InKernel
+
+            self.driver = InKernel(
+                self.vm, self.vcpus, machine.memory, machine.features, machine.events,
+                lambda: machine.request_reset("HV_X64_MSR_RESET"), machine.hv_crash,
+            )  # fmt: skip
+        else:
+            from .hyperv.in_user import InUser
+
+            self.driver = InUser(
+                self.vm, self.vcpus, machine.memory, machine.features,
+                lambda: machine.request_reset("HV_X64_MSR_RESET"), machine.hv_crash,
+                machine.internal_error,
+            )  # fmt: skip
+
+    def _line(self, gsi: int) -> Callable[[bool], None]:
+        irq_line = self.vm.irq_line
+        return lambda level: irq_line(gsi, level)
+
+    def _make_devices(self) -> None:
+        machine, bus, config = self.machine, self.bus, self.machine.config
+        self.uart = Uart(machine.console.write, self._line(COM1_IRQ))
+        self.serial = SerialRing(self.uart, self.vcpus[0])
+        self.vm.coalesce_pio(COM1, 1)
+        self.pm = Pm(machine.power_off, self._line(SCI_GSI))
+        cf9 = ResetControl(machine.request_reset)
+        fwcfg = FwCfg(config.smp.cpus, machine.memory.size)
+        for first, count, device in (
+            (COM1, 8, self.serial),
+            (0x600, 12, self.pm),
+            (0x70, 2, Cmos(machine.memory, config.smp.cpus, self._line(RTC_IRQ), machine.events.after)),
+            (0x64, 1, I8042(machine.request_reset)),
+            (0x92, 1, SystemControl(machine.request_reset)),
+            (0xCF8, 8, PciHole(cf9)),
+            (0xF4, 4, ExitPort(machine.exit)),
+            (0x510, 2, fwcfg),
+        ):
+            bus.claim_pio(first, count, device)
+
+    def _make_vmbus(self) -> None:
+        if not self.machine.features.synic:
+            return
+        from .vmbus.server import VmbusServer
+        from .vmbus.storvsc import Scsi
+
+        machine = self.machine
+        self.vmbus = VmbusServer(
+            machine.memory, self.driver, machine.events, len(self.vcpus)
+        )
+        if machine.disks:
+            self.vmbus.offer(Scsi(machine.disks))
+
+    def _load(self) -> None:
+        machine = self.machine
+        state = machine.load(self)
+        boot = self.vcpus[0]
+        if machine.bios is not None:
+            boot.valid_regs |= uapi.KVM_SYNC_X86_REGS | uapi.KVM_SYNC_X86_SREGS
+            cpu, trap = cpustate.BiosCpu(boot), machine.bios.trap
+
+            def bios_service() -> None:
+                cpu.load()
+                trap(cpu)
+
+            self.threads[0].pio[io_word(machine.bios.PORT, 1, out=True)] = bios_service
+        cpustate.enter(boot, state)
+
+    def _common_exits(self, thread: VcpuThread) -> dict[int, Callable[[], None]]:
+        machine, vcpu = self.machine, thread.vcpu
+
+        def shutdown() -> None:
+            machine.stop("triple-fault", f"vcpu {vcpu.index}: triple fault", self.details(thread))
+            thread.leave()
+
+        def kvm_error() -> None:
+            reason = uapi.EXIT_NAMES[vcpu.m32[2]].lower().replace("_", " ")
+            details = self.details(thread)
+            if vcpu.m32[2] == uapi.KVM_EXIT_INTERNAL_ERROR:
+                details["suberror"], count = vcpu.m32[8], min(vcpu.m32[9], 16)
+                details["data"] = [vcpu.m64[5 + i] for i in range(count)]
+            else:
+                details["hardware_reason"] = vcpu.m64[4]
+            machine.stop("kvm-error", f"vcpu {vcpu.index}: KVM {reason}", details)
+            thread.leave()
+
+        def system_event() -> None:
+            machine.request_reset("KVM system event")
+
+        return {
+            uapi.KVM_EXIT_SHUTDOWN: shutdown,
+            uapi.KVM_EXIT_FAIL_ENTRY: kvm_error,
+            uapi.KVM_EXIT_INTERNAL_ERROR: kvm_error,
+            uapi.KVM_EXIT_SYSTEM_EVENT: system_event,
+            uapi.KVM_EXIT_IRQ_WINDOW_OPEN: _nothing,
+            uapi.KVM_EXIT_INTR: _nothing,
+            uapi.KVM_EXIT_UNKNOWN: kvm_error,
+            uapi.KVM_EXIT_HLT: _nothing,
+        }
+
+    def details(self, thread: VcpuThread) -> dict[str, object]:
+        """Return what a report says of a vCPU; on its own thread or after that ended."""
+        return {
+            "vcpu": thread.index,
+            "exits": thread.last_exits(),
+            "registers": cpustate.snapshot(thread.vcpu),
+        }
+
+    def _vcpu_failed(self, thread: VcpuThread, error: BaseException) -> None:
+        if isinstance(error, KeyError) and error.args and error.args[0] == thread.vcpu.m32[2]:
+            reason = uapi.EXIT_NAMES.get(error.args[0], f"exit reason {error.args[0]}")
+            error = PyhvError(f"vcpu {thread.index}: KVM came back with {reason}, which pyhv does not know")
+        self.machine.internal_error(error)
+
+    # life
+
+    def start(self) -> None:
+        """Let the vCPUs go. The boot vCPU runs; the others wait in KVM for their INIT and SIPI."""
+        self.machine.events.call(self._tick_drain)
+        self.machine.events.after(STUCK_CHECK_S, self._check_stuck)
+        for thread in self.threads:
+            thread.start()
+
+    def _tick_drain(self) -> None:
+        """Bring out what lies in the coalesced ring; on the event loop, again and again."""
+        if not self.ended:
+            busy = self.serial.drain()
+            self.machine.events.after(DRAIN_BUSY_S if busy else DRAIN_IDLE_S, self._tick_drain)
+
+    def _check_stuck(self) -> None:
+        """Ask every vCPU whether it is halted with interrupts off: then nothing can wake it."""
+        if self.ended:
+            return
+        halted: list[int] = []
+
+        def ask(thread: VcpuThread) -> None:
+            vcpu = thread.vcpu
+            state = vcpu.get_struct(cpustate.requests.GET_MP_STATE, uapi.MpState).mp_state
+            vcpu.fetch(uapi.KVM_SYNC_X86_REGS)
+            waits = state == uapi.KVM_MP_STATE_HALTED and not vcpu.regs.rflags & RFLAGS_IF
+            if waits or state == 1:  # KVM_MP_STATE_UNINITIALIZED: an AP nobody started
+                halted.append(thread.index)
+            if len(halted) == len(self.threads) and 0 in halted:
+                details = self.details(thread)
+                self.machine.stop("stuck", "every vCPU is halted with interrupts off", details)
+
+        for thread in self.threads:
+            if thread.thread.is_alive():
+                thread.request(lambda thread=thread: ask(thread))
+        self.machine.events.after(STUCK_CHECK_S, self._check_stuck)
+
+    def halt(self) -> None:
+        """End the vCPU threads; on the event loop."""
+        self.ended = True
+        self.driver.stop()
+        for thread in self.threads:
+            thread.request(thread.leave)
+        for thread in self.threads:
+            if thread.thread.ident is not None:
+                thread.thread.join()
+        self.serial.drain()
+
+    def close(self) -> None:
+        """Give everything back; the vCPU threads must have ended. Not twice."""
+        self.ended = True
+        if self.vmbus is not None:
+            self.vmbus.close()
+        if self.driver is not None:
+            self.driver.close()
+        for thread in getattr(self, "threads", ()):
+            thread.pio.release()
+        for vcpu in self.vcpus:
+            vcpu.close()
+        self.vm.close()
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,60 @@
+"""COM1 on the bus, with KVM's coalesced ring before it: a byte that the guest sends costs no exit.
+
+KVM puts writes to 0x3f8 into a ring in kvm_run's third page (170 entries); the write that
+finds it full exits. The ring is drained before any other access to the chip, so their
+order stays, and on a timer by the event loop, for a guest that sends and then sleeps.
+Drained bytes come as one strided slice: 1.4 thousand instructions a byte against 7.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from .devices.uart import Uart
+from .kvm.uapi import KVM_COALESCED_MMIO_PAGE_OFFSET
+from .kvm.vcpu import PAGE, Vcpu
+
+RING = KVM_COALESCED_MMIO_PAGE_OFFSET * PAGE  # struct kvm_coalesced_mmio_ring: first, last, entries
+ENTRY, DATA = 24, 16  # struct kvm_coalesced_mmio: phys_addr, len, pio, data[8]
+ENTRIES = (PAGE - 8) // ENTRY
+
+
+class SerialRing:
+    """A bus device: the UART behind the ring of *vcpu* (all vCPUs map the same ring)."""
+
+    def __init__(self, uart: Uart, vcpu: Vcpu) -> None:
+        self.uart = uart
+        self._bytes, self._words = vcpu.m8, vcpu.m32
+        self._first, self._last = RING >> 2, (RING >> 2) + 1
+        self._lock = threading.Lock()
+
+    def drain(self) -> bool:
+        """Hand the ring's bytes to the UART; tell whether there were any. Any thread."""
+        words = self._words
+        if words[self._first] == words[self._last]:
+            return False
+        with self._lock:
+            first, last = words[self._first], words[self._last]
+            if first >= ENTRIES or last >= ENTRIES:
+                return False  # the page is the vCPU's, not the guest's: cannot be
+            base = RING + 8 + DATA
+            if first <= last:
+                data = bytes(self._bytes[base + first * ENTRY : base + last * ENTRY : ENTRY])
+            else:
+                data = bytes(self._bytes[base + first * ENTRY : base + ENTRIES * ENTRY - DATA : ENTRY])
+                data += bytes(self._bytes[base : base + last * ENTRY : ENTRY])
+            words[self._first] = last
+            self.uart.transmit(data)
+        return True
+
+    def pio_in(self, offset: int, size: int) -> int:
+        """Read the chip."""
+        if self._words[self._first] != self._words[self._last]:
+            self.drain()
+        return self.uart.pio_in(offset, size)
+
+    def pio_out(self, offset: int, size: int, value: int) -> None:
+        """Write the chip."""
+        if self._words[self._first] != self._words[self._last]:
+            self.drain()
+        self.uart.pio_out(offset, size, value)
