@@ -1,0 +1,212 @@
+"""What a machine is made of, and how ``-m``, ``-smp`` and ``-drive`` say it; touches no file.
+
+Grammar and checks are QEMU's (hw/core/machine-smp.c, system/vl.c); keys that pyhv does not
+provide are refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .errors import ConfigError
+
+MIB = 1 << 20
+_UNITS = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+MAX_CPUS = 254  # 8-bit APIC ids below 0xff, and one for the I/O APIC
+
+HYPERV_DRIVERS = ("auto", "kernel", "user")
+
+
+class Smp(NamedTuple):
+    """``-smp``: *cpus* run from the start, of sockets * cores * threads."""
+
+    cpus: int
+    sockets: int
+    cores: int
+    threads: int
+
+
+class Drive(NamedTuple):
+    """``-drive``: a raw image. *snapshot*: writes vanish at the end."""
+
+    path: str
+    readonly: bool = False
+    snapshot: bool = False
+
+
+class MachineConfig(NamedTuple):
+    """Everything a Machine is built from. Sizes in bytes, times in seconds.
+
+    ``cpu`` is the text of ``-cpu`` (cpu_options.DEFAULT_CPU if None); ``firmware`` a file
+    instead of pyhv's own BIOS; ``hyperv`` one of HYPERV_DRIVERS; ``kernel`` boots directly.
+    """
+
+    cpu: str | None = None
+    memory_bytes: int = 256 * MIB
+    smp: Smp = Smp(1, 1, 1, 1)
+    drives: tuple[Drive, ...] = ()
+    kernel: str | None = None
+    initrd: str | None = None
+    append: str = ""
+    firmware: str | None = None
+    hyperv: str = "auto"
+    no_reboot: bool = False
+    time_limit: float | None = None
+
+
+def _number(text: str) -> int | None:
+    if not (text.isascii() and text.isalnum()) or len(text) > 20:
+        return None
+    try:
+        return int(text, 16) if text[:2].lower() == "0x" else int(text)
+    except ValueError:
+        return None
+
+
+def _items(option: str, text: str, first: str) -> dict[str, str]:
+    """Return key -> value of ``a=b,c=d``, ``,,`` being a comma; *first* is the key of a bare value."""
+    found: dict[str, str] = {}
+    for number, item in enumerate(text.replace(",,", "\0").split(",")):
+        item = item.replace("\0", ",")
+        key, equals, value = item.partition("=")
+        if number == 0 and not equals:
+            key, value = first, item
+        elif not equals:
+            raise ConfigError(f"{option} {text}: {item!r} has no '='; write key=value")
+        found[key] = value
+    return found
+
+
+def _refuse_others(option: str, text: str, given: dict[str, str], known: tuple[str, ...]) -> None:
+    for key in given:
+        if key not in known:
+            raise ConfigError(
+                f"{option} {text}: {key!r} is not provided by pyhv; known: {', '.join(known)}"
+            )
+
+
+def _on_off(option: str, key: str, value: str) -> bool:
+    if value in ("on", "yes", "true", "y"):
+        return True
+    if value in ("off", "no", "false", "n"):
+        return False
+    raise ConfigError(f"{option} {key}={value}: Parameter '{key}' expects 'on' or 'off'")
+
+
+def parse_size(text: str, *, unit: str = "m", option: str = "-m") -> int:
+    """Return bytes for ``256M``, ``1.5G``, ``size=1G``; a plain number counts in *unit* (MiB).
+
+    :raises ConfigError: no size, or not a whole number of 4 KiB pages.
+    """
+    given = _items(option, text, "size")
+    _refuse_others(option, text, given, ("size",))
+    value = given["size"]
+    number, suffix = (value[:-1], value[-1]) if value[-1:].isalpha() else (value, unit)
+    shift = _UNITS.get(suffix.lower())
+    if value[:2].lower() == "0x":  # QEMU: hexadecimal takes no suffix
+        number, shift = value, _UNITS[unit]
+    whole, point, part = number.partition(".")
+    digits = _number(whole) if not point else _decimal(whole, part)
+    if shift is None or digits is None:
+        raise ConfigError(f"{option} {text}: no size; write 256M or 1G, a plain number is MiB")
+    scale = 10 ** len(part)
+    if (digits << shift) % scale:
+        raise ConfigError(f"{option} {text}: not a whole number of bytes")
+    size = (digits << shift) // scale
+    if not 0 < size < 1 << 52 or size % 4096:
+        raise ConfigError(f"{option} {text}: {size} bytes; a multiple of 4 KiB is needed")
+    return size
+
+
+def _decimal(whole: str, part: str) -> int | None:
+    if (whole + part).isdecimal() and (whole + part).isascii() and len(whole + part) < 20:
+        return int(whole + part)
+    return None
+
+
+def parse_smp(text: str) -> Smp:
+    """Return the topology for ``2`` or ``cpus=4,sockets=1,cores=2,threads=2,maxcpus=4``.
+
+    What is left out follows as in QEMU since 6.2: cores before sockets, threads 1.
+
+    :raises ConfigError: a number that is none, a product that is not maxcpus, CPU hot-plug.
+    """
+    known = ("cpus", "maxcpus", "sockets", "cores", "threads")
+    given = _items("-smp", text, "cpus")
+    _refuse_others("-smp", text, given, known)
+    number: dict[str, int] = {}
+    for key, value in given.items():
+        found = _number(value)
+        if found is None:
+            raise ConfigError(f"-smp {text}: Parameter '{key}' expects a number")
+        if found == 0:
+            raise ConfigError(
+                f"-smp {text}: Invalid CPU topology: CPU topology parameters must be greater "
+                "than zero"
+            )
+        number[key] = found
+    cpus, most = number.get("cpus", 0), number.get("maxcpus", 0)
+    sockets, cores = number.get("sockets", 0), number.get("cores", 0)
+    threads = number.get("threads", 0)
+    if not cpus and not most:
+        sockets, cores, threads = sockets or 1, cores or 1, threads or 1
+    else:
+        most = most or cpus
+        if not cores:
+            sockets, threads = sockets or 1, threads or 1
+            cores = most // (sockets * threads)
+        elif not sockets:
+            threads = threads or 1
+            sockets = most // (cores * threads)
+        threads = threads or most // (sockets * cores) or 1
+    total = sockets * cores * threads
+    most = most or total
+    cpus = cpus or most
+    if total != most:
+        raise ConfigError(
+            f"-smp {text}: Invalid CPU topology: product of the hierarchy must match maxcpus: "
+            f"sockets ({sockets}) * cores ({cores}) * threads ({threads}) != maxcpus ({most})"
+        )
+    if most != cpus:
+        raise ConfigError(
+            f"-smp {text}: maxcpus ({most}) is not cpus ({cpus}): pyhv cannot add a CPU while the "
+            "machine runs; make them equal"
+        )
+    if cpus > MAX_CPUS:
+        raise ConfigError(f"-smp {text}: {cpus} CPUs, pyhv's machine has at most {MAX_CPUS}")
+    return Smp(cpus, sockets, cores, threads)
+
+
+DRIVE_KEYS = ("file", "format", "readonly", "snapshot", "cache", "if", "media", "id")
+
+
+def parse_drive(text: str) -> Drive:
+    """Return the drive for ``disk.img`` or ``file=disk.img,format=raw,readonly=on,snapshot=on``.
+
+    ``cache`` and ``id`` change nothing: writes go to the host's page cache, and a guest's flush
+    reaches the disk. What would be a lie is refused: ``if=virtio``, ``cache=writethrough``.
+
+    :raises ConfigError: no file, a format other than raw, a key that pyhv does not provide.
+    """
+    given = _items("-drive", text, "file")
+    _refuse_others("-drive", text, given, DRIVE_KEYS)
+    if not given.get("file"):
+        raise ConfigError(f"-drive {text}: no file; write file=disk.img")
+    if given.get("format", "raw") != "raw":
+        raise ConfigError(
+            f"-drive {text}: format {given['format']}: pyhv reads raw images only; convert it with "
+            f"qemu-img convert -O raw {given['file']} disk.img"
+        )
+    allowed = {
+        "cache": ("writeback", "none", "unsafe"),
+        "if": ("none", "scsi"),
+        "media": ("disk",),
+    }
+    for key, values in allowed.items():
+        if given.get(key, values[0]) not in values:
+            raise ConfigError(f"-drive {text}: {key}={given[key]}: pyhv has {', '.join(values)}")
+    return Drive(
+        given["file"],
+        _on_off("-drive", "readonly", given.get("readonly", "off")),
+        _on_off("-drive", "snapshot", given.get("snapshot", "off")),
+    )
