@@ -160,17 +160,21 @@ def in_root(root: Path, *command: str, cwd: str = "/") -> None:
     )
 
 
-def unpack_kernel(root: Path, target: Path) -> None:
-    """Download *root*'s suite's cloud kernel and unpack it into *target*, without installing it."""
-    folder = root / "tmp/kernel"
+def unpack(root: Path, package: str, target: Path) -> None:
+    """Download *package* of *root*'s suite and unpack it into *target*, without installing it."""
+    folder = root / "tmp/unpack"
     folder.mkdir()
-    find = "apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \\(linux-image-.*\\)/\\1/p'"
-    in_root(root, "sh", "-c", f"mkdir -p /var/cache/apt/archives/partial; apt-get -o APT::Sandbox::User=root download $({find})", cwd="/tmp/kernel")
-    for package in folder.glob("*.deb"):
-        run("dpkg-deb", "-x", package, target)
+    get = "mkdir -p /var/cache/apt/archives/partial; exec apt-get -o APT::Sandbox::User=root "
+    in_root(root, "sh", "-c", get + f"download {package}", cwd="/tmp/unpack")
+    for file in folder.glob("*.deb"):
+        run("dpkg-deb", "-x", file, target)
     shutil.rmtree(folder)
 
 
+# What the metapackage depends on: the package with the kernel itself.
+CLOUD_KERNEL = "$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*: \\(linux-image-.*\\)/\\1/p')"
+
+
 def kernel_image(root: Path) -> Path:
-    """Return the kernel installed in *root*."""
+    """Return the kernel in *root*."""
     return sorted((root / "boot").glob("vmlinuz-*"))[-1]

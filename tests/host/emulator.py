@@ -71,7 +71,7 @@ class Files:
 
         def build(root: Path) -> None:
             debian.debootstrap(root, suite, packages)
-            debian.unpack_kernel(root, root / "kernel")
+            debian.unpack(root, debian.CLOUD_KERNEL, root / "kernel")
             modules = initramfs.find_modules(root / "kernel", ["kvm-amd"])
             if not modules:
                 raise debian.SetupError(f"{suite}'s kernel has no kvm-amd module")

@@ -1,0 +1,269 @@
+#!/usr/bin/env python3
+"""Real Debian guests for the boot tests and the benchmark, built once into the cache.
+
+    debian_image.py disk SUITE [-o FILE] [--terminal console|serial]
+    debian_image.py kernel SUITE       prints two lines: the kernel, its stock initrd
+    debian_image.py vmlinux SUITE      the same kernel as an uncompressed ELF file
+    debian_image.py initramfs SUITE    a small busybox initramfs with the Hyper-V modules
+
+Each prints a path; SUITE is bookworm (Linux 6.1) or trixie (6.12). Never write
+to what is printed: copy it (``-o``, or ``cp --sparse=always --reflink=auto``).
+
+The disk: GRUB in the MBR, one ext4 partition with the label "pyhv", systemd, a
+login prompt on ttyS0; "root" has no password. ``--terminal`` is where GRUB
+speaks: "serial" (default), or "console", the BIOS's INT 10h.
+
+The initramfs prints PYHV-USERSPACE, then runs a shell on the console. With
+``pyhv.run=COMMAND`` on the kernel command line, COMMAND in percent-encoding
+(urllib.parse.quote), it runs that, prints ``PYHV-DONE STATUS`` and powers off.
+"""
+
+import argparse
+import lzma
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/host"))
+
+import debian  # noqa: E402
+import initramfs as archive  # noqa: E402
+
+SUITES = ("trixie", "bookworm")
+PACKAGES = (
+    "linux-image-cloud-amd64 grub-pc-bin grub-common grub2-common busybox initramfs-tools zstd "
+    "systemd-sysv udev dbus klibc-utils hyperv-daemons kmod login"
+).split()
+
+LABEL = "pyhv"
+SECTOR = 512
+PARTITION_LBA = 2048
+DISK_BYTES = 800 << 20
+GRUB_MODULES = (
+    "biosdisk part_msdos ext2 normal linux echo serial terminal configfile minicmd test"
+).split()
+
+# Each costs seconds under emulation and does nothing for a guest of some minutes.
+MASKED = (
+    "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer "
+    "e2scrub_reap.service fstrim.timer man-db.timer systemd-tmpfiles-clean.timer "
+    "systemd-networkd-wait-online.service systemd-udev-settle.service "
+    "systemd-pcrmachine.service systemd-binfmt.service systemd-journal-flush.service "
+    "getty@tty1.service keyboard-setup.service console-setup.service"
+).split()
+
+WASTE = "usr/share/doc usr/share/man usr/share/locale var/lib/apt/lists var/cache/apt".split()
+
+SETTINGS = {
+    "etc/fstab": f"LABEL={LABEL} / ext4 defaults,noatime 0 0\n",  # 0: no fsck at boot
+    "etc/hostname": "pyhv\n",
+    "etc/hosts": "127.0.0.1 localhost pyhv\n",
+    "etc/default/locale": "LANG=C.UTF-8\n",
+    "etc/locale.conf": "LANG=C.UTF-8\n",
+    # Not the first boot: that would run every preset.
+    "etc/machine-id": "70796876" * 4 + "\n",
+    "etc/systemd/journald.conf.d/pyhv.conf": "[Journal]\nStorage=volatile\n",
+}
+
+GRUB_CFG = """\
+set timeout=1
+{terminal}
+menuentry "Debian" {{
+    linux /boot/{kernel} root=LABEL={label} ro console=ttyS0
+    initrd /boot/{initrd}
+}}
+"""
+TERMINALS = {
+    "serial": "serial --unit=0 --speed=115200\nterminal_input serial\nterminal_output serial",
+    # `serial` scans all of PCI, thousands of exits; this one does not.
+    "console": "terminal_input console\nterminal_output console",
+}
+
+GUEST_MODULES = "hv_vmbus hv_utils scsi_mod scsi_common scsi_transport_fc sd_mod hv_storvsc".split()
+GUEST_INIT = r"""#!/bin/busybox sh
+export PATH=/bin HOME=/root
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+while read module; do insmod $module; done </modules/order
+echo PYHV-USERSPACE
+for word in $(cat /proc/cmdline); do
+    case $word in pyhv.run=*)
+        command=$(printf '%b' "$(echo "${word#pyhv.run=}" | sed 's/%/\\x/g')")
+        sh -c "$command" </dev/null
+        echo "PYHV-DONE $?"
+        poweroff -f
+    esac
+done
+setsid cttyhack sh
+poweroff -f
+"""
+
+
+def root(suite: str) -> Path:
+    """Return the folder with *suite* as it is on the disk; beside it, "busybox" is unpacked."""
+
+    def build(both: Path) -> None:
+        both.mkdir()
+        folder = both / "root"
+        debian.debootstrap(folder, suite, PACKAGES)
+        debian.unpack(folder, "busybox-static", both / "busybox")
+        for name, text in SETTINGS.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).unlink(missing_ok=True)  # may be a link out of the folder
+            (folder / name).write_text(text)
+        for unit in MASKED:
+            (folder / "etc/systemd/system" / unit).symlink_to("/dev/null")
+        shadow = folder / "etc/shadow"
+        shadow.write_text(shadow.read_text().replace("root:*:", "root::", 1))
+        for waste in WASTE:
+            shutil.rmtree(folder / waste, ignore_errors=True)
+            (folder / waste).mkdir()
+        # Newer than all of /usr: nothing to update at boot (ConditionNeedsUpdate=).
+        for updated in ("etc/.updated", "var/.updated"):
+            (folder / updated).touch()
+
+    return debian.once(f"root-{suite}", build) / "root"
+
+
+def kernel(suite: str) -> tuple[Path, Path]:
+    """Return the kernel and its stock initrd."""
+    image = debian.kernel_image(root(suite))
+    return image, image.with_name(image.name.replace("vmlinuz", "initrd.img"))
+
+
+def vmlinux(suite: str) -> Path:
+    """Return the kernel as an uncompressed ELF file."""
+    image = kernel(suite)[0]
+
+    def build(file: Path) -> None:
+        data = image.read_bytes()
+        # linux: Documentation/arch/x86/boot.rst, setup_sects, payload_offset, payload_length
+        (offset, length) = struct.unpack_from("<II", data, 0x248)
+        start = (data[0x1F1] + 1) * SECTOR + offset
+        payload = data[start : start + length]
+        # All but gzip are followed by the length of the result.
+        if payload.startswith(b"\x1f\x8b"):
+            elf = zlib.decompress(payload, 31)
+        elif payload.startswith(b"\xfd7zXZ"):
+            elf = lzma.LZMADecompressor().decompress(payload)
+        elif payload.startswith((b"\x28\xb5\x2f\xfd", b"\x02\x21\x4c\x18")):
+            tool = "zstd" if payload[0] == 0x28 else "lz4"
+            debian.need(**{tool: tool})
+            elf = subprocess.run(
+                [tool, "-dc"], input=payload[:-4], stdout=subprocess.PIPE, check=True
+            ).stdout
+        else:
+            raise debian.SetupError(f"{image.name}: unknown compression {payload[:4].hex()}")
+        file.write_bytes(elf)
+
+    return debian.once(f"vmlinux-{suite}", build)
+
+
+def initramfs(suite: str) -> Path:
+    """Return the small initramfs with the Hyper-V modules."""
+    base = root(suite)
+
+    def build(file: Path) -> None:
+        modules = archive.find_modules(base, GUEST_MODULES)
+        program = next((base.parent / "busybox").glob("**/bin/busybox"))
+        file.write_bytes(archive.build(program, GUEST_INIT, modules))
+
+    return debian.once(f"initramfs-{suite}", build)
+
+
+def _boot_sectors(base: Path, scratch: Path) -> bytes:
+    """Return GRUB for the sectors before the partition, as grub-bios-setup would write them."""
+    core_path = scratch / "core.img"
+    lib = base / "usr/lib/grub/i386-pc"
+    libraries = base / "usr/lib/x86_64-linux-gnu"
+    debian.run(
+        *(base / "lib64/ld-linux-x86-64.so.2", "--library-path", libraries),
+        *(base / "usr/bin/grub-mkimage", "-d", lib, "-O", "i386-pc"),
+        *("-p", "(hd0,msdos1)/boot/grub", "-o", core_path, *GRUB_MODULES),
+    )
+    boot = bytearray((lib / "boot.img").read_bytes())
+    core = bytearray(core_path.read_bytes())
+    core += bytes(-len(core) % SECTOR)
+    if len(core) > (PARTITION_LBA - 1) * SECTOR:
+        raise debian.SetupError("GRUB's core image does not fit before the partition")
+    struct.pack_into("<Q", boot, 0x5C, 1)  # LBA of core.img
+    boot[0x64] = 0xFF  # boot drive: the one in DL
+    boot[0x66:0x68] = b"\x90\x90"  # no jump over the check of DL
+    sectors = (DISK_BYTES // SECTOR) - PARTITION_LBA
+    entry = struct.pack("<B3xB3xII", 0x80, 0x83, PARTITION_LBA, sectors)
+    # boot.img has its floppy code where a hard disk has its partitions.
+    boot[0x1B8:0x1FE] = bytes(6) + entry + bytes(48)
+    boot[0x1FE:0x200] = b"\x55\xaa"
+    # diskboot.img's last block list: the rest of core.img follows it, to 0x8200
+    struct.pack_into("<QHH", core, 0x1F4, 2, len(core) // SECTOR - 1, 0x820)
+    return bytes(boot + core)
+
+
+def disk(suite: str, terminal: str = "serial") -> Path:
+    """Return the bootable raw disk."""
+    base = root(suite)
+    image, initrd = kernel(suite)
+    debian.need(mke2fs="e2fsprogs", debugfs="e2fsprogs")
+
+    def build(file: Path) -> None:
+        config = file.parent / "grub.cfg"
+        config.write_text(
+            GRUB_CFG.format(
+                terminal=TERMINALS[terminal], kernel=image.name, initrd=initrd.name, label=LABEL
+            )
+        )
+        offset = PARTITION_LBA * SECTOR
+        with open(file, "wb") as raw:
+            raw.truncate(DISK_BYTES)
+            raw.write(_boot_sectors(base, file.parent))
+        # The two features are too new for GRUB 2.06 or for bookworm's e2fsprogs.
+        debian.run(
+            *("mke2fs", "-q", "-t", "ext4", "-L", LABEL, "-d", base, "-m", "0"),
+            *("-O", "^orphan_file,^metadata_csum_seed", "-E", f"offset={offset}"),
+            *(file, f"{(DISK_BYTES - offset) // 1024}k"),
+        )
+        edit = file.parent / "edit"
+        edit.write_text(f"mkdir /boot/grub\ncd /boot/grub\nwrite {config} grub.cfg\n")
+        debian.run("debugfs", "-w", "-f", edit, f"{file}?offset={offset}")
+        file.chmod(0o444)
+
+    return debian.once(f"disk-{suite}-{terminal}.img", build)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["disk", "kernel", "vmlinux", "initramfs"])
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="a copy of your own")
+    parser.add_argument("--terminal", choices=sorted(TERMINALS), default="serial")
+    options = parser.parse_args()
+    if options.output and options.what == "kernel":
+        parser.error("-o: kernel is two files")
+    try:
+        if options.what == "kernel":
+            print(*kernel(options.suite), sep="\n")
+            return 0
+        if options.what == "disk":
+            path = disk(options.suite, options.terminal)
+        else:
+            path = {"vmlinux": vmlinux, "initramfs": initramfs}[options.what](options.suite)
+        if options.output:
+            debian.run("cp", "--sparse=always", "--reflink=auto", path, options.output)
+            options.output.chmod(0o644)
+            path = options.output
+        print(path)
+    except debian.SetupError as error:
+        print(f"debian_image: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
