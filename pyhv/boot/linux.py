@@ -59,7 +59,7 @@ def boot_params(
     params[E820_ENTRIES] = len(entries)
     table = b"".join(e.pack() for e in entries)
     params[E820_TABLE : E820_TABLE + len(table)] = table
-    memory.write(entry.BOOT_PARAMS, params)
+    memory.write(entry.BOOT_PARAMS, bytes(params))
     memory.write(entry.COMMAND_LINE, arguments)
 
 

@@ -119,7 +119,7 @@ def _information(
     )
     struct.pack_into("<II", info, 44, len(mmap), mmap_at)
     struct.pack_into("<I", info, 64, strings_at + len(cmdline))
-    memory.write(at, info + mmap + table + strings)
+    memory.write(at, bytes(info) + mmap + table + strings)
 
 
 def load(

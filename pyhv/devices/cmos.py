@@ -136,9 +136,9 @@ class Cmos(BytePorts):
         century, year = divmod(now.tm_year, 100)
         weekday = (now.tm_wday + 1) % 7 + 1  # Sunday is 1
         hour = now.tm_hour if mode & B_24H else (now.tm_hour + 11) % 12 + 1
-        values = (now.tm_sec, now.tm_min, hour, weekday, now.tm_mday, now.tm_mon, year, century)
+        values = [now.tm_sec, now.tm_min, hour, weekday, now.tm_mday, now.tm_mon, year, century]
         if not mode & B_BINARY:
-            values = tuple(value // 10 << 4 | value % 10 for value in values)
+            values = [value // 10 << 4 | value % 10 for value in values]
         fields = dict(zip(CLOCK_BYTES, values, strict=True))
         if not mode & B_24H and now.tm_hour >= 12:
             fields[HOURS] |= 0x80

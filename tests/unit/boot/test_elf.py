@@ -8,9 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from elf_files import elf as make
 from elf_files import note
+
 from pyhv.boot import detect, elf, entry, linux
 from pyhv.boot.image import Image
 from pyhv.errors import ConfigError

@@ -6,8 +6,8 @@ import struct
 from pathlib import Path
 
 import pytest
-
 from elf_files import elf as make
+
 from pyhv.boot import detect, entry, multiboot
 from pyhv.errors import ConfigError
 from pyhv.memory import GuestMemory

@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 
 import pytest
-
 from elf_files import elf as make_elf
+
 from pyhv.boot import detect, sector
 from pyhv.errors import ConfigError
 from pyhv.memory import GuestMemory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyhv.boot import acpi
-from pyhv.devices import cf9, exitport, fwcfg, i8042, pcihole, ports
+from pyhv.devices import cf9, debugcon, exitport, fwcfg, i8042, pcihole, ports
 
 
 @pytest.fixture
@@ -114,3 +114,10 @@ def test_byte_ports_default_to_all_ones() -> None:
     device = ports.BytePorts()
     device.pio_out(0, 4, 0x12345678)
     assert (device.pio_in(0, 1), device.pio_in(0, 4)) == (0xFF, 0xFFFFFFFF)
+
+
+def test_debug_console_prints_and_is_there() -> None:
+    printed: list[bytes] = []
+    device = debugcon.DebugConsole(printed.append)
+    device.pio_out(0, 1, ord("x"))
+    assert (printed, device.pio_in(0, 1)) == ([b"x"], 0xE9)
