@@ -1,0 +1,103 @@
+"""Guest RAM: the hole, the checks at its edges, and the atomic stores."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from pyhv.errors import BadGpa, ConfigError, HostError
+from pyhv.memory import HIGH, HOLE, GuestMemory
+
+SIZE = 2 << 20
+
+
+@pytest.fixture
+def memory():
+    memory = GuestMemory(SIZE)
+    yield memory
+    memory.close()
+
+
+@pytest.mark.parametrize(
+    ("gpa", "length"),
+    [(SIZE - 3, 4), (SIZE, 1), (-1, 1), (1 << 52, 8), (0xFFFFFFFFFFFFFFFF, 1), (HIGH, 1), (0, SIZE + 1)],
+)
+def test_outside_ram_is_refused(memory: GuestMemory, gpa: int, length: int) -> None:
+    for access in (memory.read, memory.view, memory.zero, memory.offset):
+        with pytest.raises(BadGpa) as caught:
+            access(gpa, length)
+        assert (caught.value.gpa, caught.value.length) == (gpa, length)
+    with pytest.raises(BadGpa):
+        memory.write(gpa, bytes(length))
+
+
+def test_last_byte_is_ram(memory: GuestMemory) -> None:
+    memory.write(SIZE - 1, b"x")
+    assert memory.read(SIZE - 1, 1) == b"x"
+
+
+def test_more_than_the_hole_continues_at_4_gib() -> None:
+    memory = GuestMemory(HOLE + (1 << 20))
+    try:
+        memory.write(HIGH + 5, b"high")
+        assert memory.read(HIGH + 5, 4) == b"high"
+        assert memory.offset(HIGH, 1) == HOLE
+        for gpa, length in ((HOLE, 1), (HOLE - 1, 2), (HIGH - 1, 2), (HIGH + (1 << 20), 1)):
+            with pytest.raises(BadGpa):
+                memory.read(gpa, length)
+    finally:
+        memory.close()
+
+
+@pytest.mark.parametrize("size", [0, 4096, (1 << 20) + 1, -4096])
+def test_impossible_size(size: int) -> None:
+    with pytest.raises(ConfigError):
+        GuestMemory(size)
+
+
+def test_more_than_the_address_space() -> None:
+    with pytest.raises(HostError, match="MiB of guest RAM"):
+        GuestMemory(1 << 60)
+
+
+def test_words(memory: GuestMemory) -> None:
+    memory.write_u64(0x100, 0x1122334455667788)
+    assert (memory.read_u32(0x100), memory.read_u32(0x104)) == (0x55667788, 0x11223344)
+    memory.write_u32(0x104, 0xAABBCCDD)
+    assert memory.read_u64(0x100) == 0xAABBCCDD55667788
+
+
+def test_atomic_or_touches_one_byte(memory: GuestMemory) -> None:
+    memory.write(0x200, b"\x10\x20\x30")
+    memory.atomic_or(0x201, 0x81)
+    assert memory.read(0x200, 3) == b"\x10\xa1\x30"
+
+
+@pytest.mark.parametrize("bit", [0, 7, 31, 32, 1000, 2047])
+def test_test_and_set_tells_what_was(memory: GuestMemory, bit: int) -> None:
+    assert memory.test_and_set(0x1000, bit) is False
+    assert memory.test_and_set(0x1000, bit) is True
+    assert int.from_bytes(memory.read(0x1000, 256), "little") == 1 << bit
+
+
+def test_atomic_bits_of_four_threads_all_arrive(memory: GuestMemory) -> None:
+    """A Python |= on the same bytes loses updates."""
+
+    def setter(start: int) -> None:
+        for bit in range(start, 2048, 4):
+            memory.test_and_set(0x3000, bit)
+
+    threads = [threading.Thread(target=setter, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert memory.read(0x3000, 256) == b"\xff" * 256
+
+
+def test_close_with_a_view_still_held() -> None:
+    memory = GuestMemory(SIZE)
+    view = memory.view(0, 16)
+    memory.close()
+    assert len(view) == 16
