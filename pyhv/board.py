@@ -100,10 +100,11 @@ class Board:
         self.pm = Pm(machine.power_off, self._line(SCI_GSI))
         cf9 = ResetControl(machine.request_reset)
         fwcfg = FwCfg(config.smp.cpus, machine.memory.size)
+        self.cmos = Cmos(machine.memory, config.smp.cpus, self._line(RTC_IRQ), machine.events.after)
         for first, count, device in (
             (COM1, 8, self.serial),
             (0x600, 12, self.pm),
-            (0x70, 2, Cmos(machine.memory, config.smp.cpus, self._line(RTC_IRQ), machine.events.after)),
+            (0x70, 2, self.cmos),
             (0x64, 1, I8042(machine.request_reset)),
             (0x92, 1, SystemControl(machine.request_reset)),
             (0xCF8, 8, PciHole(cf9)),

@@ -93,7 +93,7 @@ class Machine:
     # what a board asks for
 
     def _choose_driver(self) -> None:
-        from .hyperv import cpuid as hv_cpuid
+        from .guestcpuid import GuestCpuid
 
         wanted, has_kernel = self.config.hyperv, self.kvm.has_hyperv()
         if wanted == "kernel" and not has_kernel:
@@ -104,7 +104,7 @@ class Machine:
                 "Hyper-V in user space: this KVM cannot send MSR accesses to user space; Linux 5.10 or later can"
             )
         host = self.kvm.supported_hv_cpuid() if self.in_kernel else None
-        self.guest_cpuid = hv_cpuid.GuestCpuid(
+        self.guest_cpuid = GuestCpuid(
             self.config.cpu, self.kvm.supported_cpuid(), host, self.config.smp
         )
         self.features = self.guest_cpuid.features
@@ -140,9 +140,11 @@ class Machine:
             )
         from .boot import bios, e820
 
+        serial = board.serial
         self.bios = bios.Bios(
-            self.memory, self.disks, self.console, e820.build(self.memory), self.stop
-        )
+            self.memory, self.disks, self.console, e820.build(self.memory), self.stop,
+            lambda: serial.programmed, board.cmos,
+        )  # fmt: skip
         return self.bios.install()
 
     # endings

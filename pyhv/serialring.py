@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 
-from .devices.uart import Uart
+from .devices.uart import LCR, Uart
 from .kvm.uapi import KVM_COALESCED_MMIO_PAGE_OFFSET
 from .kvm.vcpu import PAGE, Vcpu
 
@@ -27,6 +27,7 @@ class SerialRing:
         self._bytes, self._words = vcpu.m8, vcpu.m32
         self._first, self._last = RING >> 2, (RING >> 2) + 1
         self._lock = threading.Lock()
+        self.programmed = False  # the guest set the line: it drives COM1 itself
 
     def drain(self) -> bool:
         """Hand the ring's bytes to the UART; tell whether there were any. Any thread."""
@@ -57,4 +58,6 @@ class SerialRing:
         """Write the chip."""
         if self._words[self._first] != self._words[self._last]:
             self.drain()
+        if offset == LCR:
+            self.programmed = True
         self.uart.pio_out(offset, size, value)
