@@ -49,10 +49,8 @@ class EventLoop:
     def call(self, function: Callable[[], None]) -> None:
         """Run *function* soon on the loop thread; any thread may call."""
         self._calls.append(function)
-        try:
+        if self._wake >= 0:  # closed: the machine is gone, and so is what the call was for
             os.eventfd_write(self._wake, 1)
-        except OSError:
-            pass  # closed meanwhile: the machine is gone, and so is what the call was for
 
     def after(self, seconds: float, function: Callable[[], None]) -> None:
         """Run *function* once on the loop thread, not before *seconds* from now."""
@@ -96,6 +94,6 @@ class EventLoop:
         self._calls.clear()
         self._callbacks.clear()
         self._epoll.close()
-        if self._wake >= 0:
-            os.close(self._wake)
-            self._wake = -1
+        wake, self._wake = self._wake, -1
+        if wake >= 0:
+            os.close(wake)
