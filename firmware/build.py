@@ -20,6 +20,7 @@ sys.path.insert(0, os.path.dirname(FOLDER))
 from pyhv.boot import bios_layout  # noqa: E402
 
 SECTOR = 512
+LINKER = {32: "elf_i386", 64: "elf_x86_64"}
 
 
 class Image(NamedTuple):
@@ -27,16 +28,18 @@ class Image(NamedTuple):
 
     name: str
     sources: tuple[str, ...]
+    bits: int  # of the widest code in it
     address: int
     symbols: dict[str, int]  # name -> address that other files rely on
     size: int | None  # bytes; None: padded to whole sectors
 
 
 IMAGES = (
-    Image("bios.bin", ("bios.S",), 0, bios_layout.SYMBOLS, bios_layout.BIOS_SIZE),
+    Image("bios.bin", ("bios.S",), 32, 0, bios_layout.SYMBOLS, bios_layout.BIOS_SIZE),
     Image(
         "demo.img",
         ("demo/demo.S", "demo/boot.S", "demo/hyperv.S", "demo/timer.S", "demo/print.S"),
+        64,
         0x7C00,
         {"boot": 0x7C00, "signature": 0x7DFE},
         None,
@@ -63,9 +66,9 @@ def build(image: Image) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         object_file, elf_file = os.path.join(folder, "a.o"), os.path.join(folder, "a.elf")
         include = os.path.dirname(source)
-        _run("as", "--32", "--fatal-warnings", "-I", include, "-o", object_file, source)
+        _run("as", f"--{image.bits}", "--fatal-warnings", "-I", include, "-o", object_file, source)
         _run(
-            "ld", "-m", "elf_i386", "-N", "--build-id=none", f"-Ttext={image.address:#x}", "-e",
+            "ld", "-m", LINKER[image.bits], "-N", "--build-id=none", f"-Ttext={image.address:#x}", "-e",
             f"{image.address:#x}", "-o", elf_file, object_file,
         )  # fmt: skip
         with open(elf_file, "rb") as stream:
