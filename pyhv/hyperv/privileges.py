@@ -37,7 +37,7 @@ class Features(NamedTuple):
         )
 
     def allows(self, gate: Gate) -> bool:
-        """Tell whether the guest may use what stands behind *gate*: KVM asks only if it enforces."""
+        """Tell whether the guest may use what is behind *gate*; KVM asks only if it enforces."""
         return not self.enforce or self.grants(gate)
 
 

@@ -70,7 +70,7 @@ HV_STIMER_VECTOR_SHIFT = 4  # [11:4]
 HV_STIMER_DIRECT = 1 << 12
 HV_STIMER_SINT_SHIFT = 16  # [19:16]
 
-# A slot of the SIM page: 0:4 type, 4:1 payload size, 5:1 flags, 6:2 zero, 8:8 sender, 16:240 payload
+# A SIM slot: 0:4 type, 4:1 payload size, 5:1 flags, 6:2 zero, 8:8 sender, 16:240 payload
 HV_MESSAGE_SIZE = 256
 HV_MESSAGE_PAYLOAD_BYTE_COUNT = 240
 HV_MESSAGE_FLAGS_OFFSET = 5

@@ -1,0 +1,215 @@
+"""Hypercalls: the input value, the forms each call takes, and the table that leads to the calls.
+
+Order of the checks and statuses as KVM's (linux 6.12 arch/x86/kvm/hyperv.c, kvm_hv_hypercall);
+what KVM hands on to user space is answered as QEMU does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..errors import BadGpa, HypercallError, UndefinedOpcode
+from . import features as f
+from . import tlb
+from . import tlfs as t
+from .privileges import Features, Gate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .partition import Partition
+
+XMM_WORDS = 12  # XMM0-5
+FAST_WORDS = 2 + XMM_WORDS  # in1, in2, then the XMM halves: 112 bytes
+XMM_GATE = Gate(leaf3_edx=f.XMM_INPUT_AVAILABLE)
+
+
+class Call:
+    """One hypercall: the decoded input value and access to its input, in any form."""
+
+    __slots__ = (
+        "code",
+        "fast",
+        "in1",
+        "in2",
+        "partition",
+        "rep_count",
+        "rep_start",
+        "var_count",
+        "vp_count",
+        "vp_index",
+        "xmm",
+    )
+
+    def __init__(
+        self,
+        partition: Partition,
+        vp_index: int,
+        control: int,
+        in1: int,
+        in2: int,
+        xmm: Callable[[], bytes],
+    ) -> None:
+        self.partition, self.vp_index, self.vp_count = partition, vp_index, len(partition.vps)
+        self.in1, self.in2, self.xmm = in1, in2, xmm
+        self.code = control & 0xFFFF
+        self.fast = bool(control & t.HV_HYPERCALL_FAST_BIT)
+        self.var_count = control >> t.HV_HYPERCALL_VARHEAD_OFFSET & t.HV_HYPERCALL_VARHEAD_MASK
+        self.rep_count = control >> t.HV_HYPERCALL_REP_COMP_OFFSET & t.HV_HYPERCALL_REP_MASK
+        self.rep_start = control >> t.HV_HYPERCALL_REP_START_OFFSET & t.HV_HYPERCALL_REP_MASK
+
+    def words(self, first: int, count: int) -> list[int]:
+        """Return *count* qwords of input from qword *first* on, copied.
+
+        :raises HypercallError: status 3, unreadable memory or more than the registers hold.
+        """
+        if not self.fast:
+            try:
+                data = self.partition.world.memory.read(self.in1 + first * 8, count * 8)
+            except BadGpa as error:
+                raise HypercallError(t.HV_STATUS_INVALID_HYPERCALL_INPUT) from error
+        elif first + count <= 2:
+            return [self.in1, self.in2][first : first + count]
+        elif first + count > FAST_WORDS:
+            raise HypercallError(t.HV_STATUS_INVALID_HYPERCALL_INPUT)
+        else:
+            registers = self.in1.to_bytes(8, "little") + self.in2.to_bytes(8, "little")
+            data = (registers + self.xmm())[first * 8 : (first + count) * 8]
+        return [int.from_bytes(data[at : at + 8], "little") for at in range(0, count * 8, 8)]
+
+
+def _spin_wait(call: Call) -> int:
+    call.partition.world.spin_wait(call.vp_index)
+    return t.HV_STATUS_SUCCESS
+
+
+def _signal_event(call: Call) -> int:
+    status = call.partition.connections.signal_event(call.in1, call.fast)
+    unknown = (t.HV_STATUS_INVALID_PORT_ID, t.HV_STATUS_INVALID_CONNECTION_ID)
+    if status in unknown and not call.partition.features.synic:
+        return t.HV_STATUS_INVALID_HYPERCALL_INPUT  # KVM asks user space only with a SynIC
+    return status
+
+
+def _post_message(call: Call) -> int:
+    if not call.partition.features.synic:
+        return t.HV_STATUS_INVALID_HYPERCALL_INPUT
+    return call.partition.connections.post_message(call.in1, call.fast)
+
+
+def _debug(call: Call) -> int:
+    if not call.partition.features.syndbg:
+        return t.HV_STATUS_INVALID_HYPERCALL_CODE
+    return call.partition.syndbg.call_status()
+
+
+def _unknown(call: Call) -> int:
+    return t.HV_STATUS_INVALID_HYPERCALL_CODE
+
+
+def _shows(**bits: int) -> Callable[[Features], bool]:
+    gate = Gate(**bits)
+    return lambda features: features.grants(gate)
+
+
+def _spinlocks_shown(features: Features) -> bool:
+    return features.leaf4_ebx not in (0, 0xFFFFFFFF)
+
+
+def _debugging_shown(features: Features) -> bool:
+    # without syndbg the call goes on, to "unknown code"
+    return not features.syndbg or features.grants(Gate(leaf3_ebx=f.DEBUGGING))
+
+
+NONE, SOME, ANY = "none", "some", "any"
+
+
+class Hypercall(NamedTuple):
+    """A row. ``gate`` is asked only under hv-enforce-cpuid.
+
+    ``reps``: NONE count and start 0; SOME a count and start 0; ANY unchecked. ``var``: NONE no
+    variable header; ANY what the handler makes of it. ``fast``: False, status 5 in that form.
+    ``xmm``: the fast form goes on in XMM registers.
+    """
+
+    code: int
+    name: str
+    handler: Callable[[Call], int]
+    gate: Callable[[Features], bool]
+    reps: str = NONE
+    var: str = NONE
+    fast: bool = True
+    xmm: bool = False
+
+
+_FLUSH = _shows(leaf4_eax=f.REMOTE_TLB_FLUSH_RECOMMENDED)
+_FLUSH_EX = _shows(leaf4_eax=f.REMOTE_TLB_FLUSH_RECOMMENDED | f.EX_PROCESSOR_MASKS_RECOMMENDED)
+_IPI = _shows(leaf4_eax=f.CLUSTER_IPI_RECOMMENDED)
+_IPI_EX = _shows(leaf4_eax=f.CLUSTER_IPI_RECOMMENDED | f.EX_PROCESSOR_MASKS_RECOMMENDED)
+_EXTENDED = _shows(leaf3_ebx=f.ENABLE_EXTENDED_HYPERCALLS)
+
+ROWS: tuple[Hypercall, ...] = (
+    Hypercall(t.HVCALL_FLUSH_VIRTUAL_ADDRESS_SPACE, "HvCallFlushVirtualAddressSpace",
+              tlb.flush, _FLUSH, xmm=True),
+    Hypercall(t.HVCALL_FLUSH_VIRTUAL_ADDRESS_LIST, "HvCallFlushVirtualAddressList",
+              tlb.flush, _FLUSH, reps=SOME, xmm=True),
+    Hypercall(t.HVCALL_NOTIFY_LONG_SPIN_WAIT, "HvCallNotifyLongSpinWait",
+              _spin_wait, _spinlocks_shown),
+    Hypercall(t.HVCALL_SEND_IPI, "HvCallSendSyntheticClusterIpi", tlb.send_ipi, _IPI),
+    Hypercall(t.HVCALL_FLUSH_VIRTUAL_ADDRESS_SPACE_EX, "HvCallFlushVirtualAddressSpaceEx",
+              tlb.flush_ex, _FLUSH_EX, var=ANY, xmm=True),
+    Hypercall(t.HVCALL_FLUSH_VIRTUAL_ADDRESS_LIST_EX, "HvCallFlushVirtualAddressListEx",
+              tlb.flush_ex, _FLUSH_EX, reps=SOME, var=ANY, xmm=True),
+    Hypercall(t.HVCALL_SEND_IPI_EX, "HvCallSendSyntheticClusterIpiEx",
+              tlb.send_ipi_ex, _IPI_EX, var=ANY, xmm=True),
+    Hypercall(t.HVCALL_POST_MESSAGE, "HvCallPostMessage",
+              _post_message, _shows(leaf3_ebx=f.POST_MESSAGES)),
+    Hypercall(t.HVCALL_SIGNAL_EVENT, "HvCallSignalEvent",
+              _signal_event, _shows(leaf3_ebx=f.SIGNAL_EVENTS)),
+    Hypercall(t.HVCALL_POST_DEBUG_DATA, "HvCallPostDebugData",
+              _debug, _debugging_shown, reps=ANY, var=ANY, fast=False),
+    Hypercall(t.HVCALL_RETRIEVE_DEBUG_DATA, "HvCallRetrieveDebugData",
+              _debug, _debugging_shown, reps=ANY, var=ANY, fast=False),
+    Hypercall(t.HVCALL_RESET_DEBUG_SESSION, "HvCallResetDebugSession",
+              _debug, _debugging_shown, reps=ANY, var=ANY),
+    # the extended calls: KVM hands all of them to QEMU, which knows none
+    *(Hypercall(code, f"HvExtCall{code:04X}", _unknown, _EXTENDED, reps=ANY, var=ANY, fast=False)
+      for code in range(t.HV_EXT_CALL_QUERY_CAPABILITIES, t.HV_EXT_CALL_MAX + 1)),
+)  # fmt: skip
+HYPERCALLS = {row.code: row for row in ROWS}
+
+
+def dispatch(
+    partition: Partition,
+    vp_index: int,
+    control: int,
+    in1: int,
+    in2: int,
+    xmm: Callable[[], bytes],
+) -> int:
+    """Serve one hypercall; return the result value: [15:0] HV_STATUS, [43:32] reps completed.
+
+    :raises UndefinedOpcode: input in XMM registers although CPUID does not show it (enforced).
+    """
+    row, features = HYPERCALLS.get(control & 0xFFFF), partition.features
+    if row is not None and features.enforce and not row.gate(features):
+        return t.HV_STATUS_ACCESS_DENIED
+    if control & t.HV_HYPERCALL_RSVD_MASK:
+        return t.HV_STATUS_INVALID_HYPERCALL_INPUT
+    if row is None:
+        return t.HV_STATUS_INVALID_HYPERCALL_CODE
+    call = Call(partition, vp_index, control, in1, in2, xmm)
+    if call.fast and row.xmm and not features.allows(XMM_GATE):
+        raise UndefinedOpcode(f"{row.name}: XMM input not shown")
+    if call.fast and not row.fast:
+        return t.HV_STATUS_INVALID_PARAMETER
+    if row.var == NONE and call.var_count:
+        return t.HV_STATUS_INVALID_HYPERCALL_INPUT
+    if row.reps == NONE and (call.rep_count or call.rep_start):
+        return t.HV_STATUS_INVALID_HYPERCALL_INPUT
+    if row.reps == SOME and (not call.rep_count or call.rep_start):
+        return t.HV_STATUS_INVALID_HYPERCALL_INPUT
+    try:
+        return row.handler(call)
+    except HypercallError as error:
+        return error.status

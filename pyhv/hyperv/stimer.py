@@ -1,0 +1,186 @@
+"""One synthetic timer: one-shot or periodic, by message or direct interrupt.
+
+The rules are KVM's (linux 6.12 arch/x86/kvm/hyperv.c: stimer_set_config, stimer_start,
+stimer_expiration, kvm_hv_process_stimers), also where the TLFS asks for more.
+"""
+
+from __future__ import annotations
+
+from ..errors import GuestFault
+from .features import DIRECT_SYNTHETIC_TIMERS
+from .privileges import Gate
+from .tlfs import (
+    HV_STIMER_AUTO_ENABLE,
+    HV_STIMER_DIRECT,
+    HV_STIMER_ENABLE,
+    HV_STIMER_PERIODIC,
+    HV_STIMER_SINT_SHIFT,
+    HV_STIMER_VECTOR_SHIFT,
+    HVMSG_TIMER_EXPIRED,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .clock import ReferenceClock
+    from .driver import World
+    from .privileges import Features
+    from .synic import Synic
+
+U64 = 0xFFFFFFFFFFFFFFFF
+DIRECT_GATE = Gate(leaf3_edx=DIRECT_SYNTHETIC_TIMERS)
+#: A periodic timer is looked at no sooner than this (100 us), whatever its period: KVM is held
+#: back by its VM entries; without a bound a guest would have our timer thread spin.
+MIN_PERIOD_TICKS = 1000
+
+
+def _sint(config: int) -> int:
+    return config >> HV_STIMER_SINT_SHIFT & 0xF
+
+
+class Stimer:
+    """HV_X64_MSR_STIMERn_CONFIG and _COUNT. ``synic.lock`` guards it.
+
+    ``expires`` is the reference time of the next expiry, 0 for none; ``pending``: expired,
+    but the message is not delivered.
+    """
+
+    __slots__ = (
+        "_armed",
+        "_clock",
+        "_features",
+        "_index",
+        "_synic",
+        "_vp_index",
+        "_world",
+        "config",
+        "count",
+        "expires",
+        "pending",
+    )
+
+    def __init__(
+        self,
+        world: World,
+        clock: ReferenceClock,
+        synic: Synic,
+        features: Features,
+        vp_index: int,
+        index: int,
+    ) -> None:
+        self._world, self._clock, self._synic, self._features = world, clock, synic, features
+        self._vp_index, self._index = vp_index, index
+        self._armed = False
+        self.config = self.count = self.expires = 0
+        self.pending = False
+
+    def write_config(self, value: int) -> None:
+        """Take a guest's WRMSR to _CONFIG; reserved bits are stored.
+
+        :raises GuestFault: the SynIC is off; direct mode although CPUID does not show it.
+        """
+        direct = bool(value & HV_STIMER_DIRECT)
+        if not self._features.synic or (direct and not self._features.allows(DIRECT_GATE)):
+            raise GuestFault("stimer config")
+        with self._synic.lock:
+            # Only a timer that was enabled loses it with SINTx = 0; a first write may use slot 0.
+            if self.config & HV_STIMER_ENABLE and not direct and _sint(value) == 0:
+                value &= ~HV_STIMER_ENABLE
+            self._restart(value, self.count)
+
+    def write_count(self, value: int) -> None:
+        """Take a guest's WRMSR to _COUNT: 0 disables, anything else may enable.
+
+        :raises GuestFault: the SynIC is off.
+        """
+        if not self._features.synic:
+            raise GuestFault("stimer count")
+        with self._synic.lock:
+            config = self.config
+            if value == 0:
+                config &= ~HV_STIMER_ENABLE
+            elif config & HV_STIMER_AUTO_ENABLE:
+                config |= HV_STIMER_ENABLE
+            self._restart(config, value)
+
+    def _restart(self, config: int, count: int) -> None:
+        self._cancel()
+        self.config, self.count = config, count
+        if config & HV_STIMER_ENABLE:
+            self._process()
+
+    def expire(self) -> None:
+        """The time given to ``World.arm_timer`` may be there: look. On any thread but the VP's.
+
+        A call that comes too early, or late for a timer that was stopped or moved, does no harm.
+        """
+        with self._synic.lock:
+            if self._armed:
+                self._armed = False
+                self._process()
+
+    def acknowledged(self) -> None:
+        """The guest emptied slots: deliver what is pending, except in direct mode. Lock held."""
+        if self.pending and not self.config & HV_STIMER_DIRECT:
+            self._process()
+
+    def clear(self) -> None:
+        """Disarm and zero; lock held."""
+        self._cancel()
+        self.config = self.count = 0
+
+    def _cancel(self) -> None:
+        if self._armed:
+            self._armed = False
+            self._world.arm_timer(self._vp_index, self._index, None)
+        self.pending, self.expires = False, 0
+
+    def _process(self) -> None:
+        """Fire if it is time, then start or stop."""
+        if not self.config & HV_STIMER_ENABLE:
+            return
+        now = self._clock.ticks()
+        if self.expires and now >= self.expires:
+            self._fire(now)
+        if not (self.config & HV_STIMER_ENABLE and self.count):
+            self._cancel()
+        elif not self.pending:
+            self._start(now)
+
+    def _start(self, now: int) -> None:
+        if self.config & HV_STIMER_PERIODIC:
+            if not self.expires:
+                self.expires = now + self.count
+            elif now >= self.expires:
+                # Ticks that were missed are lost, the phase is kept; the lazy bit means nothing.
+                self.expires = now + self.count - (now - self.expires) % self.count
+            due = max(self.expires, now + MIN_PERIOD_TICKS)
+        else:
+            due = self.expires = self.count
+            if now >= due:  # TLFS: a count in the past expires at once
+                self._fire(now)
+                if not self.pending:
+                    self._cancel()
+                return
+        self._armed = True
+        self._world.arm_timer(self._vp_index, self._index, due)
+
+    def _fire(self, now: int) -> None:
+        config = self.config
+        # Before the attempt: the guest may write EOM as soon as it sees the pending flag.
+        self.pending = True
+        if config & HV_STIMER_DIRECT:
+            sent = self._world.interrupt(self._vp_index, config >> HV_STIMER_VECTOR_SHIFT & 0xFF)
+        else:
+            payload = (
+                self._index.to_bytes(8, "little")  # index, 4 reserved bytes
+                + (self.expires & U64).to_bytes(8, "little")
+                + (now & U64).to_bytes(8, "little")
+            )
+            periodic = bool(config & HV_STIMER_PERIODIC)
+            sent = bool(
+                self._synic.deliver(_sint(config), HVMSG_TIMER_EXPIRED, payload, drop=periodic)
+            )
+        if sent:
+            self.pending = False
+            if not config & HV_STIMER_PERIODIC:
+                self.config = config & ~HV_STIMER_ENABLE
