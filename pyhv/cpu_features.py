@@ -4,7 +4,7 @@ Names are QEMU's (qemu target/i386/cpu.c, feature_word_info); places are those o
 Intel SDM, CPUID, and the AMD APM volume 3, appendix E.
 """
 
-from __future__ import annotations
+# no `from __future__ import annotations`: it makes a NamedTuple four times as slow to define
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ class Place(NamedTuple):
     """Where a feature is: *register* 0..3 is eax..edx."""
 
     leaf: int
-    index: int
+    subleaf: int
     register: int
     mask: int
 
@@ -85,14 +85,20 @@ ALIASES: dict[str, str] = {
 }
 
 
-def _places() -> dict[str, tuple[Place, ...]]:
-    found: dict[str, tuple[Place, ...]] = {}
-    for (leaf, index, register), names in WORDS.items():
-        for bit, name in enumerate(names.split()):
-            if name != "-":
-                found[name] = (*found.get(name, ()), Place(leaf, index, register, 1 << bit))
-    return found
+def places(name: str) -> tuple[Place, ...]:
+    """Return where a feature is: one place, two for kvmclock; none if *name* is no feature.
+
+    A scan, not a table made at import: a start of pyhv asks for a handful of names.
+    """
+    found = []
+    for (leaf, subleaf, register), text in WORDS.items():
+        if name in text:
+            for bit, other in enumerate(text.split()):
+                if other == name != "-":
+                    found.append(Place(leaf, subleaf, register, 1 << bit))
+    return tuple(found)
 
 
-#: name -> its bits (one; kvmclock has two)
-FEATURES: dict[str, tuple[Place, ...]] = _places()
+def names() -> list[str]:
+    """Return the name of every feature, once."""
+    return list(dict.fromkeys(n for text in WORDS.values() for n in text.split() if n != "-"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 
-from .cpu_features import EAX, EBX, ECX, EDX, FEATURES, WORDS, Place
+from .cpu_features import EAX, EBX, ECX, EDX, WORDS, Place, places
 from .cpu_options import CpuSpec
 from .errors import ConfigError
 
@@ -48,31 +48,30 @@ def _split(eax: int) -> tuple[int, int, int]:
 
 def _named(place: Place) -> str:
     """Return how QEMU names a place: ``CPUID[eax=07h,ecx=00h].EBX``."""
-    index = f",ecx={place.index:02X}h" if place.leaf in (7, 0xD) else ""
+    index = f",ecx={place.subleaf:02X}h" if place.leaf in (7, 0xD) else ""
     register = ("EAX", "EBX", "ECX", "EDX")[place.register]
     return f"CPUID[eax={place.leaf:02X}h{index}].{register}"
 
 
 def _put_text(table: Table, leaf: int, order: tuple[int, ...], text: str) -> None:
     registers = table.setdefault((leaf, 0), [0, 0, 0, 0])
-    raw = text.encode("latin-1", "replace").ljust(4 * len(order), b"\0")
+    raw = text.encode("utf-8", "replace").ljust(4 * len(order), b"\0")
     for at, register in enumerate(order):
         registers[register] = int.from_bytes(raw[4 * at : 4 * at + 4], "little")
 
 
 def _model_id(table: Table, text: str) -> None:
-    raw = text.encode("latin-1", "replace")[:48].ljust(48, b"\0").decode("latin-1")
+    text = text.encode("ascii", "replace")[:48].ljust(48, b"\0").decode()
     for number in range(3):
-        _put_text(
-            table, 0x80000002 + number, (EAX, EBX, ECX, EDX), raw[16 * number : 16 * number + 16]
-        )
+        part = text[16 * number : 16 * number + 16]
+        _put_text(table, 0x80000002 + number, (EAX, EBX, ECX, EDX), part)
 
 
 def _reduce_to_qemu64(table: Table) -> None:
     """Leave of the host's CPU what qemu64 has."""
     allowed: dict[tuple[int, int, int], int] = {}
     for name in QEMU64.split():
-        for place in FEATURES[name]:
+        for place in places(name):
             key = place[:3]
             allowed[key] = allowed.get(key, 0) | place.mask
     for leaf, index, register in WORDS:
@@ -115,12 +114,13 @@ def apply(spec: CpuSpec, table: Table) -> list[str]:
         on = {"hypervisor", "x2apic"}
     if spec.properties.get("migratable", True):
         off.add("invtsc")  # a guest that relies on it cannot move to another host
+    off.add("topoext")  # only when asked for: its leaves describe the host's own cores
     for name, value in spec.features.items():
         (on if value else off).add(name)
         (off if value else on).discard(name)
     lacks: list[str] = []
     for name in sorted(on):
-        for place in FEATURES[name]:
+        for place in places(name):
             have = supported.get(place[:2], [0, 0, 0, 0])[place.register] & place.mask
             if have or name in EMULATED:
                 table.setdefault(place[:2], [0, 0, 0, 0])[place.register] |= place.mask
@@ -132,11 +132,35 @@ def apply(spec: CpuSpec, table: Table) -> list[str]:
     if lacks and spec.properties.get("enforce"):
         raise ConfigError("; ".join(lacks) + "; leave out the features, or enforce")
     for name in off:
-        for place in FEATURES[name]:
+        for place in places(name):
             if place[:2] in table:
                 table[place[:2]][place.register] &= ~place.mask
+    _trim_xsave(table)
     _identity(spec, table)
     return lacks if spec.properties.get("check", True) else []
+
+
+#: XSAVE components (bits of 0xD.0:EAX) that go with a feature
+XSTATES = {"avx": 1 << 2, "mpx": 3 << 3, "avx512f": 7 << 5, "pku": 1 << 9, "amx-tile": 3 << 17}
+
+
+def _trim_xsave(table: Table) -> None:
+    """Take away the XSAVE components of features that are off; without XSAVE, leaf 0xD."""
+    if not _has(table, "xsave"):
+        for key in [key for key in table if key[0] == 0xD]:
+            table[key] = [0, 0, 0, 0]
+        return
+    for name, mask in XSTATES.items():
+        if (0xD, 0) in table and not _has(table, name):
+            table[0xD, 0][EAX] &= ~mask
+            for bit in range(2, 32):
+                if mask >> bit & 1:
+                    table.pop((0xD, bit), None)
+
+
+def _has(table: Table, name: str) -> bool:
+    place = places(name)[0]
+    return bool(table.get(place[:2], [0, 0, 0, 0])[place.register] & place.mask)
 
 
 def _identity(spec: CpuSpec, table: Table) -> None:

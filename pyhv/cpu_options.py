@@ -5,12 +5,11 @@ an underscore in the name is a hyphen, the value is untouched, no ``=`` means ``
 one wins. ``+name`` and ``-name`` are taken letter by letter and win over all ``name=value``.
 """
 
-from __future__ import annotations
+# no `from __future__ import annotations`: it makes a NamedTuple four times as slow to define
 
 from typing import NamedTuple
 
-from .cpu_features import ALIASES as FEATURE_ALIASES
-from .cpu_features import FEATURES
+from . import cpu_features
 from .errors import ConfigError
 from .hyperv.flags import ALIASES, FLAGS, LATER, Value
 
@@ -53,7 +52,7 @@ PROPERTIES: dict[str, str] = {
     "tsc-frequency": "u64",
 }
 #: what QEMU has and pyhv does not is refused as such: properties, and the CPUID flags
-#: of ``qemu-system-x86_64 -cpu help`` that are not in FEATURES
+#: of ``qemu-system-x86_64 -cpu help`` that are not in cpu_features.py
 NOT_PROVIDED = """
 pmu l3-cache host-phys-bits host-phys-bits-limit guest-phys-bits host-cache-info legacy-cache
 cpuid-0xb level xlevel xlevel2 min-level min-xlevel level-func7 full-cpuid-auto-level lbr-fmt
@@ -81,7 +80,7 @@ class CpuSpec(NamedTuple):
     text: str
     model: str  # a key of MODELS
     hv: dict[str, Value]  # flags of hyperv/flags.py
-    features: dict[str, bool]  # names of cpu_features.FEATURES
+    features: dict[str, bool]  # names of cpu_features
     properties: dict[str, Value]  # names of PROPERTIES
     warnings: tuple[str, ...]
 
@@ -96,29 +95,31 @@ def parse_value(name: str, kind: str, text: str) -> Value:
 
     :raises ConfigError: QEMU's ``Parameter 'hv-spinlocks' expects uint64`` and so on.
     """
+    if kind == "string":
+        return text
+    given = f"{name}={_shown(text)}"
     if kind == "bool":
         if text in _WORDS:
             return _WORDS[text]
-        raise ConfigError(f"{name}={text}: Parameter '{name}' expects 'on' or 'off'")
-    if kind == "string":
-        return text
+        raise ConfigError(f"{given}: Parameter '{name}' expects 'on' or 'off'")
     if kind == "onoffauto":
         if text in ("on", "off", "auto"):
             return text
         raise ConfigError(
-            f"{name}={text}: Parameter '{name}' does not accept value '{text}'; use on, off or auto"
+            f"{given}: Parameter '{name}' does not accept value '{_shown(text)}'; "
+            "use on, off or auto"
         )
     number = _integer(text)
     if number is None:
         word = "int64" if kind == "i32" else "uint64"
-        raise ConfigError(f"{name}={text}: Parameter '{name}' expects {word}")
+        raise ConfigError(f"{given}: Parameter '{name}' expects {word}")
     if kind == "i32":
         if -(1 << 31) <= number < 1 << 31:
             return number
-        raise ConfigError(f"{name}={text}: Parameter '{name}' expects int32_t")
+        raise ConfigError(f"{given}: Parameter '{name}' expects int32_t")
     if 0 <= number < 1 << _BITS[kind]:
         return number
-    raise ConfigError(f"{name}={text}: Parameter '{name}' expects uint{_BITS[kind]}_t")
+    raise ConfigError(f"{given}: Parameter '{name}' expects uint{_BITS[kind]}_t")
 
 
 def _integer(text: str) -> int | None:
@@ -135,8 +136,14 @@ def _integer(text: str) -> int | None:
         return None
 
 
+def _shown(text: str) -> str:
+    """Return what a user typed as it may stand in one line of output."""
+    return text if text.isprintable() and len(text) <= 100 else ascii(text[:60])
+
+
 def _unknown(item: str, name: str) -> ConfigError:
     """Say why *name* is no property, and what it might have been."""
+    item = _shown(item)
     if name in LATER:
         return ConfigError(f"{item}: {name} ({LATER[name]}) is of QEMUs after 10; not in pyhv yet")
     if name in NOT_PROVIDED.split() or name.startswith("vmx-"):
@@ -149,9 +156,9 @@ def _unknown(item: str, name: str) -> ConfigError:
         )
     import difflib
 
-    known = [*FLAGS, *ALIASES, *PROPERTIES, *FEATURES]
-    near = difflib.get_close_matches(hyphens, known, 1, 0.5)
-    if near and name.startswith("hv_"):
+    known = [*FLAGS, *ALIASES, *PROPERTIES, *cpu_features.names()]
+    near = difflib.get_close_matches(hyphens[:40], known, 1, 0.5)
+    if near and item.startswith("hv_"):
         near = [near[0].replace("-", "_")]
     return ConfigError(f"{item}: no such CPU flag" + (f"; did you mean {near[0]}?" if near else ""))
 
@@ -165,8 +172,8 @@ def _set(spec: CpuSpec, item: str, name: str, value: str) -> None:
     if name in PROPERTIES:
         spec.properties[name] = parse_value(name, PROPERTIES[name], value)
         return
-    feature = FEATURE_ALIASES.get(name, name)
-    if feature not in FEATURES:
+    feature = cpu_features.ALIASES.get(name, name)
+    if not cpu_features.places(feature):
         raise _unknown(item, name)
     spec.features[feature] = bool(parse_value(name, "bool", value))
 
@@ -179,7 +186,7 @@ def parse_cpu(text: str) -> CpuSpec:
     model, *items = text.split(",")
     if model not in MODELS:
         hint = f"{', '.join(MODELS)} (with flags: {next(iter(MODELS))},hv_time)"
-        raise ConfigError(f"-cpu {text}: no CPU model {model!r}; known: {hint}")
+        raise ConfigError(f"-cpu {_shown(text)}: no CPU model {model[:60]!r}; known: {hint}")
     spec = CpuSpec(text, model, {}, {}, {}, ())
     warnings: list[str] = []
     plain: dict[str, str] = {}
@@ -207,8 +214,8 @@ def parse_cpu(text: str) -> CpuSpec:
 def _finish(spec: CpuSpec, warnings: list[str]) -> None:
     """Check what one assignment alone does not show."""
     vendor = spec.hv.get("hv-vendor-id")
-    if isinstance(vendor, str) and len(vendor.encode()) > 12:
+    if isinstance(vendor, str) and len(vendor.encode("utf-8", "replace")) > 12:
         warnings.append("hv-vendor-id truncated to 12 characters")
     cpu = spec.properties.get("vendor")
-    if isinstance(cpu, str) and len(cpu.encode()) != 12:
-        raise ConfigError(f"vendor={cpu}: a CPU vendor has 12 characters, as GenuineIntel")
+    if isinstance(cpu, str) and len(cpu.encode("utf-8", "replace")) != 12:
+        raise ConfigError(f"vendor={_shown(cpu)}: a CPU vendor has 12 characters, as GenuineIntel")

@@ -28,7 +28,7 @@ HYPERVISOR_PRESENT = 1 << 31  # CPUID.1:ECX, set by QEMU unless -hypervisor
 
 def _words(text: str) -> tuple[int, int, int]:
     """Return ebx, ecx, edx of a 12-byte name, zero-padded, cut behind."""
-    raw = text.encode("latin-1", "replace")[:12].ljust(12, b"\0")
+    raw = text.encode("utf-8", "replace")[:12].ljust(12, b"\0")
     ebx, ecx, edx = (int.from_bytes(raw[at : at + 4], "little") for at in (0, 4, 8))
     return ebx, ecx, edx
 

@@ -6,7 +6,7 @@ Sources: qemu target/i386/kvm/kvm.c (kvm_hyperv_properties, hyperv_fill_cpuids),
 target/i386/cpu.c (x86_cpu_properties), docs/system/i386/hyperv.rst, and the TLFS.
 """
 
-from __future__ import annotations
+# no `from __future__ import annotations`: it makes a NamedTuple four times as slow to define
 
 from typing import NamedTuple
 

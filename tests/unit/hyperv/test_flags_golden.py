@@ -76,7 +76,7 @@ def shown(cpu: str, *, user: bool) -> dict[int, tuple[int, ...]]:
 
 
 def test_there_are_dumps() -> None:
-    """The oracle is the whole folder: 62 dumps, each with the 25 leaves that the probe asked for."""
+    """The oracle is the whole folder: 62 dumps, each with the 25 leaves the probe asked for."""
     assert len(DUMPS) == 62
     assert {len(read_dump(name)[1]) for name in DUMPS} == {25}
 
@@ -132,7 +132,7 @@ def test_refused_with_qemus_words(name: str, cpu: str, text: str) -> None:
 
 
 def test_the_seeds_own_dump() -> None:
-    """The dump of the project's seed (Intel host, QEMU 6.2 or later), copied as text, bit for bit."""
+    """The dump of the project's seed (an Intel host, QEMU 6.2 or later), bit for bit."""
     text = (GOLDEN.parent / "seed_cpuid.txt").read_text()
     cpu = next(line for line in text.splitlines() if line.startswith("-cpu ")).split()[1]
     before, after = {}, {}

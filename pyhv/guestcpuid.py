@@ -1,0 +1,72 @@
+"""The CPUID of every vCPU of a machine: from the text of ``-cpu`` and what this KVM offers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from . import cpu_models, cpu_topology
+from .config import Smp
+from .cpu_options import DEFAULT_CPU, parse_cpu
+from .errors import ConfigError
+from .hyperv import choose
+from .hyperv.cpuid import features, leaves
+from .kvm.cpuid import Cpuid
+from .kvm.uapi import KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+
+SMT_CONTROL = "/sys/devices/system/cpu/smt/control"
+
+
+def smt_possible() -> bool:
+    """Tell whether two hardware threads may share a core on this host, now or later."""
+    try:
+        with open(SMT_CONTROL) as file:
+            return file.read().strip() not in ("forceoff", "notsupported", "notimplemented")
+    except OSError:
+        return True
+
+
+class GuestCpuid:
+    """What the guest reads with CPUID.
+
+    :param cpu: the text of ``-cpu``; None is DEFAULT_CPU.
+    :param supported: rows (leaf, index, flags, eax, ebx, ecx, edx) of KVM_GET_SUPPORTED_CPUID.
+    :param hyperv: the same of KVM_GET_SUPPORTED_HV_CPUID; None for the in_user driver.
+    :raises ConfigError: flags unknown, without what they require, or refused by the driver.
+
+    ``spec``, ``chosen``, ``features`` and ``warnings`` keep what came out of each step.
+    """
+
+    def __init__(
+        self,
+        cpu: str | None,
+        supported: list[tuple[int, ...]],
+        hyperv: Sequence[Sequence[int]] | None,
+        smp: Smp,
+    ) -> None:
+        self.spec = parse_cpu(DEFAULT_CPU if cpu is None else cpu)
+        cpu_topology.check(smp)
+        self.smp = smp
+        user = hyperv is None
+        table = choose.in_user_table(smt_possible=smt_possible()) if hyperv is None else hyperv
+        self.chosen = choose.choose(self.spec.hv, table, user=user, cpu=self.spec.text)
+        refused = choose.refusals(self.chosen, user=user)
+        if refused:
+            raise ConfigError("; ".join(refused))
+        self.base = Cpuid(supported)
+        lacks = cpu_models.apply(self.spec, self.base.table)
+        self.warnings = (*self.spec.warnings, *lacks)
+        kvm = self.base.table.get((0x40000001, 0), [0, 0, 0, 0])
+        self.base.remove(0x40000000, 0x4FFFFFFF)
+        shown = leaves(self.chosen, (kvm[0], kvm[3]) if self.spec.kvm else None)
+        for leaf, _, *registers in shown:
+            self.base.set(leaf, tuple(registers))  # type: ignore[arg-type]
+        self.features = features(self.chosen)
+
+    def for_vcpu(self, index: int) -> Cpuid:
+        """Return the CPUID of vCPU *index*, whose APIC id is *index*."""
+        cpuid = self.base.copy()
+        counted = cpu_topology.apply(cpuid.table, index, self.smp)
+        cpuid.flags = {key: cpuid.flags.get(key, 0) for key in cpuid.table}
+        for key in counted:
+            cpuid.flags[key] = KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+        return cpuid
