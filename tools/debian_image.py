@@ -34,29 +34,63 @@ import debian  # noqa: E402
 import initramfs as archive  # noqa: E402
 
 SUITES = ("trixie", "bookworm")
-PACKAGES = (
-    "linux-image-cloud-amd64 grub-pc-bin grub-common grub2-common busybox initramfs-tools zstd "
-    "systemd-sysv udev dbus klibc-utils hyperv-daemons kmod login"
-).split()
+PACKAGES = [
+    "linux-image-cloud-amd64",
+    "grub-pc-bin",
+    "grub-common",
+    "grub2-common",
+    "busybox",
+    "initramfs-tools",
+    "zstd",
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "klibc-utils",
+    "hyperv-daemons",
+    "kmod",
+    "login",
+]
 
 LABEL = "pyhv"
 SECTOR = 512
 PARTITION_LBA = 2048
 DISK_BYTES = 800 << 20
-GRUB_MODULES = (
-    "biosdisk part_msdos ext2 normal linux echo serial terminal configfile minicmd test"
-).split()
+GRUB_MODULES = [
+    "biosdisk",
+    "part_msdos",
+    "ext2",
+    "normal",
+    "linux",
+    "echo",
+    "serial",
+    "terminal",
+    "configfile",
+    "minicmd",
+    "test",
+]
 
 # Each costs seconds under emulation and does nothing for a guest of some minutes.
-MASKED = (
-    "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer "
-    "e2scrub_reap.service fstrim.timer man-db.timer systemd-tmpfiles-clean.timer "
-    "systemd-networkd-wait-online.service systemd-udev-settle.service "
-    "systemd-pcrmachine.service systemd-binfmt.service systemd-journal-flush.service "
-    "getty@tty1.service keyboard-setup.service console-setup.service"
-).split()
+MASKED = [
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "man-db.timer",
+    "systemd-tmpfiles-clean.timer",
+    "systemd-networkd-wait-online.service",
+    "systemd-udev-settle.service",
+    "systemd-pcrmachine.service",
+    "systemd-binfmt.service",
+    "systemd-journal-flush.service",
+    "getty@tty1.service",
+    "grub-common.service",
+    "modprobe@drm.service",
+    "modprobe@efi_pstore.service",
+]
 
-WASTE = "usr/share/doc usr/share/man usr/share/locale var/lib/apt/lists var/cache/apt".split()
+WASTE = ["usr/share/doc", "usr/share/man", "usr/share/locale", "var/lib/apt/lists", "var/cache/apt"]
 
 SETTINGS = {
     "etc/fstab": f"LABEL={LABEL} / ext4 defaults,noatime 0 0\n",  # 0: no fsck at boot
@@ -83,7 +117,15 @@ TERMINALS = {
     "console": "terminal_input console\nterminal_output console",
 }
 
-GUEST_MODULES = "hv_vmbus hv_utils scsi_mod scsi_common scsi_transport_fc sd_mod hv_storvsc".split()
+GUEST_MODULES = [
+    "hv_vmbus",
+    "hv_utils",
+    "scsi_mod",
+    "scsi_common",
+    "scsi_transport_fc",
+    "sd_mod",
+    "hv_storvsc",
+]
 GUEST_INIT = r"""#!/bin/busybox sh
 export PATH=/bin HOME=/root
 mount -t proc proc /proc
@@ -116,8 +158,6 @@ def root(suite: str) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).unlink(missing_ok=True)  # may be a link out of the folder
             (folder / name).write_text(text)
-        for unit in MASKED:
-            (folder / "etc/systemd/system" / unit).symlink_to("/dev/null")
         shadow = folder / "etc/shadow"
         shadow.write_text(shadow.read_text().replace("root:*:", "root::", 1))
         for waste in WASTE:
@@ -127,7 +167,8 @@ def root(suite: str) -> Path:
         for updated in ("etc/.updated", "var/.updated"):
             (folder / updated).touch()
 
-    return debian.once(f"root-{suite}", build) / "root"
+    recipe = debian.digest(PACKAGES, SETTINGS, WASTE)
+    return debian.once(f"root-{suite}-{recipe}", build) / "root"
 
 
 def kernel(suite: str) -> tuple[Path, Path]:
@@ -161,7 +202,7 @@ def vmlinux(suite: str) -> Path:
             raise debian.SetupError(f"{image.name}: unknown compression {payload[:4].hex()}")
         file.write_bytes(elf)
 
-    return debian.once(f"vmlinux-{suite}", build)
+    return debian.once(f"vmlinux-{suite}-{debian.digest(image.name)}", build)
 
 
 def initramfs(suite: str) -> Path:
@@ -173,7 +214,8 @@ def initramfs(suite: str) -> Path:
         program = next((base.parent / "busybox").glob("**/bin/busybox"))
         file.write_bytes(archive.build(program, GUEST_INIT, modules))
 
-    return debian.once(f"initramfs-{suite}", build)
+    recipe = debian.digest(GUEST_INIT, GUEST_MODULES, base.parent.name)
+    return debian.once(f"initramfs-{suite}-{recipe}", build)
 
 
 def _boot_sectors(base: Path, scratch: Path) -> bytes:
@@ -210,12 +252,17 @@ def disk(suite: str, terminal: str = "serial") -> Path:
     image, initrd = kernel(suite)
     debian.need(mke2fs="e2fsprogs", debugfs="e2fsprogs")
 
+    config = GRUB_CFG.format(
+        terminal=TERMINALS[terminal], kernel=image.name, initrd=initrd.name, label=LABEL
+    )
+
     def build(file: Path) -> None:
-        config = file.parent / "grub.cfg"
-        config.write_text(
-            GRUB_CFG.format(
-                terminal=TERMINALS[terminal], kernel=image.name, initrd=initrd.name, label=LABEL
-            )
+        grub, edit = file.parent / "grub.cfg", file.parent / "edit"
+        grub.write_text(config)
+        masks = "".join(f"symlink {unit} /dev/null\n" for unit in MASKED)
+        edit.write_text(
+            f"cd /etc/systemd/system\n{masks}"
+            f"mkdir /boot/grub\ncd /boot/grub\nwrite {grub} grub.cfg\n"
         )
         offset = PARTITION_LBA * SECTOR
         with open(file, "wb") as raw:
@@ -227,12 +274,15 @@ def disk(suite: str, terminal: str = "serial") -> Path:
             *("-O", "^orphan_file,^metadata_csum_seed", "-E", f"offset={offset}"),
             *(file, f"{(DISK_BYTES - offset) // 1024}k"),
         )
-        edit = file.parent / "edit"
-        edit.write_text(f"mkdir /boot/grub\ncd /boot/grub\nwrite {config} grub.cfg\n")
         debian.run("debugfs", "-w", "-f", edit, f"{file}?offset={offset}")
+        # debugfs never fails.
+        check = ["debugfs", "-R", "cat /boot/grub/grub.cfg", f"{file}?offset={offset}"]
+        if subprocess.run(check, capture_output=True, text=True).stdout != config:
+            raise debian.SetupError("debugfs could not write grub.cfg into the disk")
         file.chmod(0o444)
 
-    return debian.once(f"disk-{suite}-{terminal}.img", build)
+    recipe = debian.digest(config, MASKED, DISK_BYTES, GRUB_MODULES, base.parent.name)
+    return debian.once(f"disk-{suite}-{terminal}-{recipe}.img", build)
 
 
 def main() -> int:

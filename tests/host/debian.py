@@ -2,7 +2,9 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -38,6 +40,11 @@ def _only_builder() -> Iterator[None]:
         for stale in cache().glob(".build-*"):
             shutil.rmtree(stale, ignore_errors=True)
         yield
+
+
+def digest(*recipe: object) -> str:
+    """Return a few letters for a name in the cache: another recipe, another thing."""
+    return hashlib.sha256(repr(recipe).encode()).hexdigest()[:8]
 
 
 def once(name: str, build: Callable[[Path], None]) -> Path:
@@ -93,9 +100,8 @@ def need(**packages: str) -> None:
     run("apt-get", "install", "-y", "--no-install-recommends", *missing)
 
 
-def _sources() -> Iterator[tuple[str, list[str]]]:
-    """Yield (URI, suites) of this machine's enabled binary apt sources, in both formats."""
-    apt = Path("/etc/apt")
+def _sources(apt: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield (URI, suites) of the enabled binary sources in the folder *apt*, in both formats."""
     for file in [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*.list"))]:
         for line in file.read_text().splitlines() if file.exists() else []:
             words = line.split("#")[0].split()
@@ -128,7 +134,7 @@ def mirror() -> str:
     for line in Path("/etc/os-release").read_text().splitlines():
         if line.startswith("VERSION_CODENAME="):
             names.add(line.partition("=")[2].strip('"'))
-    for uri, suites in _sources():
+    for uri, suites in _sources(Path("/etc/apt")):
         plain = uri.rstrip("/").endswith("debian")  # not debian-security, not a vendor's
         if plain and names & set(suites) and uri.startswith(("http:", "https:", "file:")):
             return uri
@@ -151,8 +157,9 @@ def debootstrap(root: Path, suite: str, packages: list[str]) -> None:
 
 
 def in_root(root: Path, *command: str, cwd: str = "/") -> None:
-    """Run *command* in *root*, with its own /proc and /dev/null for maintainer scripts."""
-    script = 'mount -t proc proc "$0/proc"; exec chroot "$0" /bin/sh -c \'cd "$0" && exec "$@"\' "$@"'
+    """Run *command* in *root*, in its folder *cwd*, with a /proc of its own."""
+    inner = 'cd "$0" && exec "$@"'
+    script = f'mount -t proc proc "$0/proc"; exec chroot "$0" /bin/sh -c {shlex.quote(inner)} "$@"'
     run(
         *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
         *("sh", "-c", script, root, cwd, *command),
@@ -172,7 +179,9 @@ def unpack(root: Path, package: str, target: Path) -> None:
 
 
 # What the metapackage depends on: the package with the kernel itself.
-CLOUD_KERNEL = "$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*: \\(linux-image-.*\\)/\\1/p')"
+CLOUD_KERNEL = (
+    "$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*: \\(linux-image-.*\\)/\\1/p')"
+)
 
 
 def kernel_image(root: Path) -> Path:

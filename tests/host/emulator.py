@@ -72,15 +72,12 @@ class Files:
         def build(root: Path) -> None:
             debian.debootstrap(root, suite, packages)
             debian.unpack(root, debian.CLOUD_KERNEL, root / "kernel")
-            modules = initramfs.find_modules(root / "kernel", ["kvm-amd"])
-            if not modules:
-                raise debian.SetupError(f"{suite}'s kernel has no kvm-amd module")
-            archive = initramfs.build(root / "bin/busybox", INIT, modules)
-            (root / "initramfs").write_bytes(archive)
 
         self.root = debian.once(f"nested-{suite}" + ("" if own else "-qemu"), build)
         self.kernel = debian.kernel_image(self.root / "kernel")
-        self.initramfs = self.root / "initramfs"
+        self.initramfs = debian.once(
+            f"nested-{suite}-initramfs-{debian.digest(INIT, self.kernel.name)}", self._initramfs
+        )
         if own:
             self.qemu, self.virtiofsd = ["qemu-system-x86_64"], ["/usr/libexec/virtiofsd"]
         else:
@@ -91,6 +88,12 @@ class Files:
             self.qemu = [*load, str(self.root / "usr/bin/qemu-system-x86_64")]
             self.qemu += ["-L", str(share / "qemu"), "-L", str(share / "seabios")]
             self.virtiofsd = [*load, str(self.root / "usr/libexec/virtiofsd")]
+
+    def _initramfs(self, file: Path) -> None:
+        modules = initramfs.find_modules(self.root / "kernel", ["kvm-amd"])
+        if not modules:
+            raise debian.SetupError("the kernel has no kvm-amd module")
+        file.write_bytes(initramfs.build(self.root / "bin/busybox", INIT, modules))
 
 
 @contextlib.contextmanager

@@ -4,11 +4,45 @@ import lzma
 import re
 from pathlib import Path
 
-LINKS = (
-    "sh mount umount mkdir cat echo insmod poweroff reboot chroot sync ifconfig hostname sleep ls "
-    "dmesg cut sed grep uname setsid cttyhack mknod head tail test dd ps kill date od hexdump free "
-    "stty vi lspci ip"
-).split()
+LINKS = [
+    "sh",
+    "mount",
+    "umount",
+    "mkdir",
+    "cat",
+    "echo",
+    "insmod",
+    "poweroff",
+    "reboot",
+    "chroot",
+    "sync",
+    "ifconfig",
+    "hostname",
+    "sleep",
+    "ls",
+    "dmesg",
+    "cut",
+    "sed",
+    "grep",
+    "uname",
+    "setsid",
+    "cttyhack",
+    "mknod",
+    "head",
+    "tail",
+    "test",
+    "dd",
+    "ps",
+    "kill",
+    "date",
+    "od",
+    "hexdump",
+    "free",
+    "stty",
+    "vi",
+    "lspci",
+    "ip",
+]
 
 
 def find_modules(root: Path, names: list[str]) -> list[tuple[str, bytes]]:
@@ -40,7 +74,7 @@ def find_modules(root: Path, names: list[str]) -> list[tuple[str, bytes]]:
 
 
 def _entry(name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> bytes:
-    """One member of a "newc" cpio archive (linux: Documentation/driver-api/early-userspace/buffer-format.rst)."""
+    """One member of a "newc" cpio archive (linux: driver-api/early-userspace/buffer-format)."""
     links = 2 if mode & 0o170000 == 0o040000 else 1
     raw = name.encode() + b"\0"
     fields = (0, mode, 0, 0, links, 0, len(data), 0, 0, *device, len(raw), 0)
@@ -50,7 +84,7 @@ def _entry(name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0
 
 def build(busybox: Path, init: str, modules: list[tuple[str, bytes]]) -> bytes:
     """Return the archive. *init* is a shell script; ``/modules/order`` lists what to insmod."""
-    folders = "bin dev proc sys run tmp etc root modules".split()
+    folders = ["bin", "dev", "proc", "sys", "run", "tmp", "etc", "root", "modules"]
     parts = [_entry(folder, 0o040755) for folder in folders]
     # Before devtmpfs is mounted, the kernel opens /dev/console for init.
     parts.append(_entry("dev/console", 0o020600, device=(5, 1)))
