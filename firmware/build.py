@@ -38,7 +38,9 @@ IMAGES = (
     Image("bios.bin", ("bios.S",), 32, 0, bios_layout.SYMBOLS, bios_layout.BIOS_SIZE),
     Image(
         "demo.img",
-        ("demo/demo.S", "demo/boot.S", "demo/hyperv.S", "demo/timer.S", "demo/print.S"),
+        tuple(
+            f"demo/{name}.S" for name in ("demo", "boot", "hyperv", "timer", "user", "print")
+        ),
         64,
         0x7C00,
         {"boot": 0x7C00, "signature": 0x7DFE},
@@ -68,8 +70,8 @@ def build(image: Image) -> bytes:
         include = os.path.dirname(source)
         _run("as", f"--{image.bits}", "--fatal-warnings", "-I", include, "-o", object_file, source)
         _run(
-            "ld", "-m", LINKER[image.bits], "-N", "--build-id=none", f"-Ttext={image.address:#x}", "-e",
-            f"{image.address:#x}", "-o", elf_file, object_file,
+            "ld", "-m", LINKER[image.bits], "-N", "--build-id=none", f"-Ttext={image.address:#x}",
+            "-e", f"{image.address:#x}", "-o", elf_file, object_file,
         )  # fmt: skip
         with open(elf_file, "rb") as stream:
             return _flat(image, ELFFile(stream))

@@ -83,10 +83,10 @@ protected:
         mov $(WORK_END - PML4) / 4, %ecx
         rep stosl
         # 2 MiB pages: the first, where we are, and the one with the local APIC at 0xfee00000
-        movl $PDPT + 3, PML4
-        movl $PD_LOW + 3, PDPT
+        movl $PDPT + 7, PML4           # 7: for CPL 3 too
+        movl $PD_LOW + 7, PDPT
         movl $PD_HIGH + 3, PDPT + 3 * 8
-        movl $0x83, PD_LOW
+        movl $0x87, PD_LOW
         movl $0xfee00000 + 0x9b, PD_HIGH + 0x1f7 * 8    # uncached; 0xfee00000 >> 21 & 511
         mov $0x20, %eax                 # CR4.PAE
         mov %eax, %cr4
@@ -105,6 +105,10 @@ gdt:    .quad 0
         .quad 0x00cf9b000000ffff        # code, 32-bit
         .quad 0x00cf93000000ffff        # data
         .quad 0x00af9b000000ffff        # code, 64-bit
+        .quad 0x00cff3000000ffff        # CPL 3: data
+        .quad 0x00affb000000ffff        # code, 64-bit
+gdt_tss:
+        .quad 0, 0                      # see user.S
 gdt_register:
         .word . - gdt - 1
         .long gdt

@@ -15,10 +15,14 @@
         .set TSC_PAGE, 0x16000
         .set SIM_PAGE, 0x17000
         .set SIEF_PAGE, 0x18000
-        .set WORK_END, 0x19000
+        .set TSS, 0x19000
+        .set WORK_END, 0x1a000
         .set CODE32, 0x08               # selectors
         .set DATA, 0x10
         .set CODE64, 0x18
+        .set USER_DATA, 0x20
+        .set USER_CODE, 0x28
+        .set TSS_SELECTOR, 0x30
 
 # ports
         .set COM1, 0x3f8
@@ -54,7 +58,7 @@
 # features, 40000003.EDX
         .set HAS_DIRECT_STIMERS, 1 << 19
 
-        .set ROUNDS, 1000               # of each thing whose cost is measured
+        .set ROUNDS, 500                # of each thing whose cost is measured
         .set TICKS, 50
         .set PERIOD, 20000              # 2 ms in the timer's unit, 100 ns
 
@@ -86,6 +90,7 @@
         .include "boot.S"
         .include "hyperv.S"
         .include "timer.S"
+        .include "user.S"
         .include "print.S"
 image_end:
         .set SECTORS, (image_end - boot + 511) / 512

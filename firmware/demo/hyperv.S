@@ -105,6 +105,8 @@ show_hypercall:
         call *%rbx
         dec %r13d
         jnz 2b
+        say ", a round trip takes "
+        mov $ROUNDS, %ecx
         call cost
 3:      call line
         ret
@@ -116,16 +118,15 @@ no_hypercall:
         call line
         ret
 
-cost:                                   # print what a round has cost since R12, by the MSR
+cost:                                   # print what one of ECX rounds has cost since R12
+        mov %ecx, %ebx
         read_msr MSR_TIME_REF_COUNT
         sub %r12, %rax
         imul $100, %rax, %rax
         xor %edx, %edx
-        mov $ROUNDS, %ecx
-        div %rcx
-        say ", "
+        div %rbx
         call decimal
-        say " ns a round trip"
+        say " ns"
         ret
 
 show_clock:
@@ -133,13 +134,14 @@ show_clock:
         say "reference counter: "
         read_msr MSR_TIME_REF_COUNT
         call milliseconds
-        say " since the partition began; by MSR"
+        say " since the partition began, a read by MSR takes "
         read_msr MSR_TIME_REF_COUNT
         mov %rax, %r12
         mov $ROUNDS, %r13d
 1:      rdmsr
         dec %r13d
         jnz 1b
+        mov $ROUNDS, %ecx
         call cost
         call line
         jmp show_page
@@ -168,7 +170,10 @@ show_page:
 2:      call read_page
         dec %r13d
         jnz 2b
+        say ", a read takes "
+        mov $ROUNDS, %ecx
         call cost
+        call show_user
         call line
         read_msr MSR_TIME_REF_COUNT     # both clocks are one: MSR, page, MSR must not run back
         mov %rax, %r12
