@@ -49,7 +49,6 @@ PROPERTIES: dict[str, str] = {
     "model": "u32",
     "stepping": "u32",
     "phys-bits": "u32",
-    "tsc-frequency": "u64",
 }
 #: what QEMU has and pyhv does not is refused as such: properties, and the CPUID flags
 #: of ``qemu-system-x86_64 -cpu help`` that are not in cpu_features.py
@@ -57,7 +56,7 @@ NOT_PROVIDED = """
 pmu l3-cache host-phys-bits host-phys-bits-limit guest-phys-bits host-cache-info legacy-cache
 cpuid-0xb level xlevel xlevel2 min-level min-xlevel level-func7 full-cpuid-auto-level lbr-fmt
 fill-mtrr-mask vmware-cpuid-freq kvm-pv-enforce-cpuid kvm-no-smi-migration tcg-cpuid xen-vapic
-x-force-features tsc-freq ucode-rev start-powered-off x-intel-pt-auto-level
+x-force-features tsc-freq tsc-frequency ucode-rev start-powered-off x-intel-pt-auto-level
 ace2 ace2-en amx-complex auto-ibrs avic avx-ne-convert avx-vnni-int16 avx-vnni-int8 avx10
 avx10-128 avx10-256 avx10-512 bhi-ctrl bhi-no ddpd-u decodeassists eraps fb-clear fbsdp-no
 flushbyasid full-width-write gds-no ibpb-brtype ibrs-all intel-psfd intel-pt-lip ipred-ctrl lbrv

@@ -129,6 +129,7 @@ def test_integers_are_cs(kind: str, text: str, value: int) -> None:
         ("qqqqqqqq", "qqqqqqqq: no such CPU flag"),
         ("pmu=on", "pmu=on: QEMU's pmu is not provided by pyhv"),
         ("vmx-ept", "not provided by pyhv"),
+        ("tsc-frequency=2500000000", "not provided by pyhv"),
         *((name, "QEMUs after 10") for name in LATER),
     ],
 )
@@ -176,13 +177,13 @@ def test_names_do_not_overlap() -> None:
 
 
 def test_nonsense_never_raises_anything_else() -> None:
-    """2,000 strings of pieces of -cpu, cut and mixed (seed fixed): a CpuSpec or a ConfigError."""
+    """1,000 strings of pieces of -cpu, cut and mixed (seed fixed): a CpuSpec or a ConfigError."""
     dice = random.Random(2)
     pieces = ["host", "qemu64", ",", "=", "+", "-", "_", "on", "0x", "9" * 40, "\0", "\n", "é"]
     pieces += [row.name for row in ROWS] + list(PROPERTIES)
     pieces += ["hv", "\udc80", "²", "=-", "=+", " ", ",,"]
     texts = []
-    for _ in range(2000):
+    for _ in range(1000):
         text = "host," * (dice.random() < 0.7) + "".join(
             dice.choice(pieces) for _ in range(dice.randrange(1, 6))
         )
@@ -190,5 +191,5 @@ def test_nonsense_never_raises_anything_else() -> None:
             parse_cpu(text)
         except ConfigError as error:
             texts.append(str(error))
-    assert 100 < len(texts) < 2000
+    assert 100 < len(texts) < 1000
     assert all(text.isprintable() for text in texts)
