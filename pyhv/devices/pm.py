@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 PORTS = 12
 STATUS, ENABLE, CONTROL, TIMER = 0, 2, 4, 8  # offsets; 16, 16, 16 and 32 bits
 
-TMR_STS, GBL_STS, PWRBTN_STS, WAK_STS = 1 << 0, 1 << 5, 1 << 8, 1 << 15
-ENABLES = TMR_STS | GBL_STS | PWRBTN_STS  # the enable register has the same bits, less WAK
+TMR_STS, GBL_STS, PWRBTN_STS, RTC_STS = 1 << 0, 1 << 5, 1 << 8, 1 << 10
+# The enable register has the same bits. RTC_STS never comes, yet Linux' rtc-cmos enables it and
+# complains if that does not read back, whatever FADT says about the RTC.
+ENABLES = TMR_STS | GBL_STS | PWRBTN_STS | RTC_STS
 SCI_EN = 1 << 0
 SLP_TYP_SHIFT, SLP_TYP_MASK = 10, 7
 SLP_EN = 1 << 13
