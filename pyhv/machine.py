@@ -117,9 +117,9 @@ class Machine:
         return "in_kernel" if self.in_kernel else "in_user"
 
     def _open_disks(self) -> None:
-        from .disk import Disk
-
         for drive in self.config.drives:
+            from .disk import Disk
+
             self.disks.append(Disk(drive.path, readonly=drive.readonly, snapshot=drive.snapshot))
 
     def cpuid_for(self, index: int) -> Cpuid:
