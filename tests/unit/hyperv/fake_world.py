@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pyhv.hyperv.partition import Partition
 from pyhv.hyperv.privileges import Features
 from pyhv.hyperv.tlfs import HV_X64_MSR_EOI, HV_X64_MSR_ICR, HV_X64_MSR_TPR
@@ -112,6 +114,13 @@ def make(
     if os_id and features.enabled:
         partition.guest_os_id = LINUX_OS_ID
     return partition, world
+
+
+def without(features: Features, bit: str) -> Features:
+    """Return *features* lacking the CPUID bit written as ``3.EAX[5]``."""
+    leaf, register, number = re.fullmatch(r"(\d)\.(\w+)\[(\d+)\]", bit).groups()
+    field = f"leaf{leaf}_{register.lower()}"
+    return features._replace(**{field: getattr(features, field) & ~(1 << int(number))})
 
 
 def no_xmm() -> bytes:
