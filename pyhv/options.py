@@ -1,0 +1,273 @@
+"""The options of ``pyhv run`` as one table, and a parser for QEMU's style: one dash or two.
+
+Not argparse: its import takes as long as a whole machine takes to start. docs/running.md is
+printed from the same table.
+"""
+
+from __future__ import annotations
+
+from .errors import ConfigError, Exit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .config import MachineConfig
+
+POSITIONAL = "disk"
+
+
+class Option:
+    """A row: *names* as typed (the first one is the key), *value* as the help shows it.
+
+    ``value`` is empty for a switch. ``many``: every use adds a disk; of other rows the last use
+    counts. ``choices``: the only values there are.
+    """
+
+    __slots__ = ("names", "value", "help", "many", "choices")
+
+    def __init__(
+        self, names: str, value: str, help: str, many: bool = False, choices: tuple[str, ...] = ()
+    ) -> None:
+        self.names, self.value, self.help = tuple(names.split()), value, help
+        self.many, self.choices = many, choices
+
+    @property
+    def key(self) -> str:
+        """The name without dashes."""
+        return self.names[0].lstrip("-")
+
+
+GROUPS: dict[str, tuple[Option, ...]] = {
+    "What to boot": (
+        Option("disk", "DISK.IMG", "a raw disk image; its first sector is booted", many=True),
+        Option("-drive", "file=F[,readonly=on][,snapshot=on]", "a disk, or one more", many=True),
+        Option("-hda", "FILE", "the same as -drive file=FILE", many=True),
+        Option("-snapshot", "", "writes to all disks vanish at the end"),
+        Option(
+            "-kernel -k", "FILE", "start a bzImage, ELF, multiboot file or boot sector"
+        ),
+        Option("-initrd -i", "FILE", "initial ramdisk for -kernel"),
+        Option("-append", "TEXT", "command line for -kernel, such as console=ttyS0"),
+        Option("-bios --firmware", "FILE", "a firmware image instead of pyhv's own BIOS"),
+    ),
+    "The machine": (
+        Option("-m --memory", "SIZE", "RAM: 512M, 2G, a plain number is MiB; default 256M"),
+        Option("-smp", "N", "CPUs, or cpus=4,sockets=1,cores=2,threads=2; default 1"),
+        Option(
+            "-cpu",
+            "MODEL[,FLAG...]",
+            "as QEMU spells it, such as host,kvm=off,hv_time; docs/flags.md; default: host with "
+            "the Hyper-V flags that Linux uses",
+        ),
+        Option(
+            "--hyperv",
+            "auto|kernel|user",
+            "who serves Hyper-V: KVM in the kernel, or pyhv; default auto: the kernel if it can",
+            choices=("auto", "kernel", "user"),
+        ),
+    ),
+    "Console and endings": (
+        Option("-serial", "stdio|file:PATH|none", "the guest's COM1; default stdio"),
+        Option("-no-reboot", "", "end when the guest resets, instead of booting again"),
+        Option("--time-limit", "SECONDS", "stop the guest after this time"),
+    ),
+    "Other": (
+        Option("--debug", "", "a traceback with every error, registers with every ending"),
+        Option("-h --help", "", "this text"),
+        Option("--version", "", "the version of pyhv"),
+    ),
+}
+OPTIONS = tuple(option for rows in GROUPS.values() for option in rows)
+
+#: what QEMU users type out of habit and what is so here anyway: name -> values, () for a switch
+ACCEPTED: dict[str, tuple[str, ...]] = {
+    "nographic": (),
+    "enable-kvm": (),
+    "nodefaults": (),
+    "accel": ("kvm",),
+    "display": ("none",),
+    "vga": ("none",),
+    "monitor": ("none",),
+    "nic": ("none",),
+    "device": ("isa-debug-exit", "isa-debug-exit,iobase=0xf4,iosize=4",
+               "isa-debug-exit,iobase=0xf4,iosize=0x4"),
+}  # fmt: skip
+
+#: QEMU's, not here: refused with what to do instead of "did you mean"
+NOT_HERE = {
+    "disk": "name the image without an option, or write -drive file=F",
+    "M": "pyhv has one machine; leave it out",
+    "machine": "pyhv has one machine; leave it out",
+    "cdrom": "pyhv has disks only; a hybrid ISO boots as a disk: -drive file=F,readonly=on",
+    "netdev": "pyhv has no network",
+    "qmp": "pyhv has no QMP; use the library (from pyhv import Machine)",
+    "s": "pyhv has no gdb server",
+    "S": "pyhv has no gdb server",
+    "gdb": "pyhv has no gdb server",
+    "hdb": "write -drive file=F for every further disk",
+    "daemonize": "pyhv stays in the foreground; let the shell or systemd put it away",
+}
+
+STATUSES = (
+    (Exit.POWER_OFF, "the guest powered off, or reset under -no-reboot"),
+    (Exit.ERROR, "this host or a file cannot do what was asked"),
+    (Exit.USAGE, "the command line is wrong"),
+    (Exit.TRIPLE_FAULT, "triple fault of a CPU"),
+    (Exit.KVM_ERROR, "KVM could not go on"),
+    (Exit.HV_CRASH, "the guest reported a crash through the Hyper-V crash registers"),
+    (Exit.STUCK, "every CPU halted with interrupts off"),
+    (Exit.TIME_LIMIT, "--time-limit ran out"),
+    (Exit.QUIT, "quit: Ctrl-A x, SIGINT, SIGTERM, SIGHUP"),
+)
+
+_BY_NAME = {name.lstrip("-"): option for option in OPTIONS for name in option.names}
+_AS_TYPED = {name.lstrip("-"): name for option in OPTIONS for name in option.names}
+
+
+class Parsed:
+    """A command line: *values* by option key ("" for a switch), *disks* as (option key, value)."""
+
+    __slots__ = ("values", "disks")
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.disks: list[tuple[str, str]] = []
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.values
+
+    def get(self, key: str) -> str | None:
+        """Return the value of an option, None when it was not given."""
+        return self.values.get(key)
+
+
+def parse(arguments: list[str]) -> Parsed:
+    """Sort *arguments* by the table.
+
+    :raises ConfigError: an option there is not (the nearest one is named), a missing value.
+    """
+    parsed = Parsed()
+    todo = list(reversed(arguments))
+    while todo:
+        argument = todo.pop()
+        if argument == "--":
+            parsed.disks += [(POSITIONAL, path) for path in reversed(todo)]
+            break
+        if not argument.startswith("-"):
+            parsed.disks.append((POSITIONAL, argument))
+            continue
+        name, equals, value = argument.lstrip("-").partition("=")
+        option = _BY_NAME.get(name) if name != POSITIONAL else None
+        if option is None and name not in ACCEPTED or argument.startswith("---"):
+            raise ConfigError(f"{argument}: {_instead(name)}")
+        example = option.value if option else "|".join(ACCEPTED[name])
+        if equals and not example:
+            raise ConfigError(f"{argument}: this option takes no value")
+        if example and not equals:
+            if not todo:
+                raise ConfigError(f"{argument}: needs a value: {argument} {example}")
+            value = todo.pop()
+        choices = option.choices if option else ACCEPTED[name]
+        if choices and value not in choices:
+            raise ConfigError(f"{argument} {value}: pyhv has {', '.join(choices)}")
+        if option and option.many:
+            parsed.disks.append((option.key, value))
+        elif option:
+            parsed.values[option.key] = value
+    return parsed
+
+
+def _instead(name: str) -> str:
+    """Say what to do about an option that is not in the table."""
+    if name in NOT_HERE:
+        return NOT_HERE[name]
+    import difflib
+
+    near = difflib.get_close_matches(name, [*_AS_TYPED, *ACCEPTED], 1, 0.5)
+    if near:
+        return f"no such option; did you mean {_AS_TYPED.get(near[0], '-' + near[0])}?"
+    return "no such option; pyhv run --help lists them"
+
+
+def serial(text: str) -> tuple[str, str]:
+    """Return ("stdio" | "file" | "none", path) for the value of ``-serial``.
+
+    :raises ConfigError: anything else; QEMU's ``mon:stdio`` and ``null`` are understood.
+    """
+    kind, _, path = text.partition(":")
+    if text in ("stdio", "mon:stdio"):
+        return "stdio", ""
+    if text in ("none", "null"):
+        return "none", ""
+    if kind == "file" and path:
+        return "file", path
+    raise ConfigError(f"-serial {text}: pyhv has stdio, file:PATH and none")
+
+
+def seconds(text: str) -> float:
+    """Return the value of ``--time-limit``.
+
+    :raises ConfigError: not a number above 0 (and below 1e9: 30 years).
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise ConfigError(f"--time-limit {text}: seconds, more than 0")
+    return value
+
+
+def config_of(parsed: Parsed, demo_disk: Callable[[], str]) -> MachineConfig:
+    """Return the machine that *parsed* asks for.
+
+    :param demo_disk: gives the disk to boot when neither disk nor kernel is named; the demo
+        writes nothing that would stay.
+    :raises ConfigError: a value that cannot be, options that do not go together.
+    """
+    from .config import Drive, MachineConfig, checked, parse_drive, parse_size, parse_smp
+
+    default, get = MachineConfig(), parsed.get
+    drives = [parse_drive(text) if key == "drive" else Drive(text) for key, text in parsed.disks]
+    if "snapshot" in parsed:
+        drives = [drive._replace(snapshot=True) for drive in drives]
+    memory, smp, limit, kernel = get("m"), get("smp"), get("time-limit"), get("kernel")
+    if not drives and kernel is None:
+        drives = [Drive(demo_disk(), snapshot=True)]
+    return checked(
+        MachineConfig(
+            cpu=get("cpu"),
+            memory_bytes=default.memory_bytes if memory is None else parse_size(memory),
+            smp=default.smp if smp is None else parse_smp(smp),
+            drives=tuple(drives),
+            kernel=kernel,
+            initrd=get("initrd"),
+            append=get("append") or "",
+            firmware=get("bios"),
+            hyperv=get("hyperv") or default.hyperv,
+            no_reboot="no-reboot" in parsed,
+            time_limit=None if limit is None else seconds(limit),
+        )
+    )
+
+
+def spelling(option: Option) -> str:
+    """Return ``-m, --memory SIZE``; the positional row has no name."""
+    if option.key == POSITIONAL:
+        return option.value
+    return ", ".join(option.names) + (f" {option.value}" if option.value else "")
+
+
+def help_text() -> str:
+    """Return what ``pyhv run --help`` prints."""
+    lines = ["usage: pyhv run [option ...] [DISK.IMG]"]
+    for group, rows in GROUPS.items():
+        lines += ["", f"{group}:"]
+        for option in rows:
+            lines += [f"  {spelling(option)}", f"      {option.help}"]
+    lines += ["", "Accepted, because it is so anyway:"]
+    lines += [f"  -{name} {'|'.join(ACCEPTED[name])}".rstrip() for name in ACCEPTED]
+    lines += ["", "On a terminal, Ctrl-A x quits and Ctrl-A h lists the other keys.", ""]
+    lines += ["Exit status:"] + [f"  {status:3}  {text}" for status, text in STATUSES]
+    return "\n".join(lines)
