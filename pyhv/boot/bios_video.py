@@ -26,6 +26,7 @@ CELLS = COLUMNS * ROWS
 ROW_BYTES = COLUMNS * 2
 GREY = 7  # attribute
 CURSOR_SHAPE = 0x0607
+_BLANK_ROW = bytes((0x20, GREY)) * COLUMNS
 BELL, BACKSPACE, LINE_FEED, CARRIAGE_RETURN = 7, 8, 10, 13
 
 #: Code page 437's glyphs for 0..31 and 127; Python's codec has the rest.
@@ -106,7 +107,7 @@ class Screen:
     def teletype(self, data: bytes, attribute: int | None = None) -> None:
         """Write characters at the cursor, which moves; BEL, BS, LF and CR are obeyed."""
         row, column = self.cursor
-        out = b"" if self._hidden() else self._move(row, column)
+        out = bytearray(b"" if self._hidden() else self._move(row, column))
         for code in data:
             if code == BELL:
                 out += b"\a"
@@ -131,12 +132,17 @@ class Screen:
                     out += b"\r\n"
             if row == ROWS:
                 row = ROWS - 1
-                self._scroll_cells(0, 0, ROWS - 1, COLUMNS - 1, 1, GREY)
+                self._line_up()
         self.cursor = (row, column)
         if not self._hidden():
             self._row, self._column = row, column
             if out:
-                self._write(out)
+                self._write(bytes(out))
+
+    def _line_up(self) -> None:
+        """Scroll the whole screen by a line: 65,535 line feeds in one call must not take long."""
+        rest = self._memory.read(at.TEXT_GPA + ROW_BYTES, (ROWS - 1) * ROW_BYTES)
+        self._memory.write(at.TEXT_GPA, rest + _BLANK_ROW)
 
     def _scroll_cells(
         self, top: int, left: int, bottom: int, right: int, lines: int, attribute: int
