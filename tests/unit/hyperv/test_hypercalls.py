@@ -124,9 +124,10 @@ def test_without_an_os_id_it_is_not_ours(code: int, row: dict[str, str]) -> None
     control = 5 << 32 | code
     result = partition.hypercall(0, control, 0, 0, no_xmm, long_mode=False)
     assert result == 5 << 32 | (1 << 32) - 1000
-    assert make(Features(enabled=False))[0].hypercall(
-        0, code, 0, 0, no_xmm, long_mode=True
-    ) == (1 << 64) - 1000
+    assert (
+        make(Features(enabled=False))[0].hypercall(0, code, 0, 0, no_xmm, long_mode=True)
+        == (1 << 64) - 1000
+    )
 
 
 def test_registers_are_read_only_as_far_as_needed() -> None:
