@@ -9,6 +9,7 @@ some (measured).
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 from ..bus import io_word
@@ -59,6 +60,7 @@ class InUser:
         self._threads: list[VcpuThread] = []
         self._timers = TimerThread(failed)
         self._tsc_khz = vcpus[0].tsc_khz()
+        self._tsc_offset = vcpus[0].tsc_offset()
         self._skew_ns = time.monotonic_ns() - vm.clock()[0]
         self._skew_checked_ns = 0
         self._stopping = False
@@ -132,7 +134,11 @@ class InUser:
         wanted = uapi.KVM_CLOCK_TSC_STABLE | uapi.KVM_CLOCK_HOST_TSC
         if flags & wanted != wanted:
             return None
-        return host_tsc + self.vcpus[0].tsc_offset() & 0xFFFFFFFFFFFFFFFF, clock
+        # A vCPU's ioctls wait until it leaves the guest, so the timer thread would wait with them
+        # (measured: 85 ms a tick); only the vCPU's own thread may ask again.
+        if self._threads and threading.get_ident() == self._threads[0].thread.ident:
+            self._tsc_offset = self.vcpus[0].tsc_offset()
+        return host_tsc + self._tsc_offset & 0xFFFFFFFFFFFFFFFF, clock
 
     def tsc_khz(self) -> int:
         """Return the guest's TSC frequency."""
