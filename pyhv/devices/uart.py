@@ -41,9 +41,6 @@ class Uart:
 
     :param out: takes what the guest sends; must not block.
     :param irq: the interrupt line (ISA IRQ 4 for COM1), called on changes only.
-    :param polled: told True while the guest sends by polling, False while it waits for transmit
-        interrupts. In the second state bytes must not lie in KVM's coalesced ring: the guest sends
-        a FIFO full and then sleeps until the interrupt which :meth:`transmit` raises.
 
     vCPU threads call ``pio_in`` and ``pio_out``; any thread may call :meth:`receive`.
     """
@@ -52,9 +49,8 @@ class Uart:
         self,
         out: Callable[[bytes], None],
         irq: Callable[[bool], None],
-        polled: Callable[[bool], None] | None = None,
     ) -> None:
-        self._out, self._irq, self._polled = out, irq, polled
+        self._out, self._irq = out, irq
         self._lock = threading.Lock()  # only where the interrupt line may change
         self._level = False
         self._received: deque[int] = deque()  # bytes from the host
@@ -100,7 +96,9 @@ class Uart:
         """Take writes to the first port in bulk, oldest first, as KVM's coalesced ring has them.
 
         They mean what the state of the chip says now, so the ring is drained before an exit is
-        handled: while DLAB is set they are the divisor, in loopback they come back as input.
+        handled: while DLAB is set they are the divisor, in loopback they come back as input. A
+        guest that sends by interrupt mostly drains the ring itself, by reading IIR in its handler;
+        one that sleeps after its last byte waits for the host's timer, so keep that short.
         """
         if not data:
             return
@@ -190,8 +188,6 @@ class Uart:
         if changed & IER_THRI:
             # Enabled with THR empty, it fires at once, each time (serial8250_THRE_test).
             self._thre = bool(value & IER_THRI)
-            if self._polled:
-                self._polled(not value & IER_THRI)
         self._refresh()
 
     def _write_fcr(self, value: int) -> None:

@@ -15,10 +15,9 @@ class Host:
     def __init__(self) -> None:
         self.out = b""
         self.line: list[bool] = []
-        self.polled: list[bool] = []
 
     def uart(self) -> u.Uart:
-        return u.Uart(self.write, self.line.append, self.polled.append)
+        return u.Uart(self.write, self.line.append)
 
     def write(self, data: bytes) -> None:
         self.out += data
@@ -132,15 +131,6 @@ def test_interrupt_driven_sender_gets_an_edge_per_burst(uart: u.Uart, host: Host
     put(uart, u.IER, 0)
     assert host.line == [True, False]
     assert len(host.out) == 48
-
-
-def test_sender_tells_whether_it_polls(uart: u.Uart, host: Host) -> None:
-    """The coalesced ring may be used only while no transmit interrupt is awaited."""
-    put(uart, u.IER, u.IER_RDI)
-    put(uart, u.IER, u.IER_RDI | u.IER_THRI)
-    put(uart, u.IER, u.IER_RDI | u.IER_THRI)
-    put(uart, u.IER, u.IER_RDI)
-    assert host.polled == [False, True]
 
 
 def test_input_raises_and_reading_it_lowers(uart: u.Uart, host: Host) -> None:
