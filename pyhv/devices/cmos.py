@@ -106,12 +106,11 @@ class Cmos(BytePorts):
         if not offset:
             self._index, self.nmi_masked = value & 0x7F, value >= 0x80
         elif index in CLOCK_BYTES:
-            if self._held is None:
-                fields = self._fields()
-                fields[index] = value
+            held = self._held  # read once: another vCPU may end the setting meanwhile
+            fields = self._fields() if held is None else held
+            fields[index] = value
+            if held is None:
                 self._set(fields)
-            else:
-                self._held[index] = value
         elif index == REG_A:
             self._ram[REG_A] = value & ~A_UIP
         elif index == REG_B:
@@ -123,8 +122,9 @@ class Cmos(BytePorts):
         if value & B_SET and self._held is None:
             self._held = self._fields()
         self._ram[REG_B] = value
-        if not value & B_SET and self._held is not None:
-            held, self._held = self._held, None
+        held = self._held
+        if not value & B_SET and held is not None:
+            self._held = None
             self._set(held)  # read in the mode B has now; guests set mode and time together
         if value & C_EVENTS:
             self._arm()

@@ -42,14 +42,10 @@ class FwCfg:
 
     def pio_in(self, offset: int, size: int) -> int:
         """Return the next bytes of the chosen item; 0 behind its end, and for unknown items."""
-        if offset == 0 and size == 1:
-            return 0
-        value = 0
-        for i in range(size):
-            if offset + i and self._at < len(self._item):
-                value |= self._item[self._at] << 8 * i
-                self._at += 1
-        return value
+        count = size if offset else size - 1  # the selector's byte reads 0
+        item, at = self._item, self._at  # read once: another vCPU may choose meanwhile
+        self._at = at + count
+        return int.from_bytes(item[at : at + count], "little") << 8 * (size - count)
 
     def pio_out(self, offset: int, size: int, value: int) -> None:
         """Choose an item; only the 16-bit write does."""

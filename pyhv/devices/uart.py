@@ -106,7 +106,7 @@ class Uart:
             self._divisor[0] = data[-1]
             return
         if self._mcr & MCR_LOOP:
-            room = FIFO_BYTES - len(self._looped)
+            room = max(FIFO_BYTES - len(self._looped), 0)
             self._looped.extend(data[:room])
             if len(data) > room:
                 self._errors |= LSR_OE
@@ -154,13 +154,17 @@ class Uart:
         if self._lcr & LCR_DLAB:
             return self._divisor[0]
         queue = self._looped if self._mcr & MCR_LOOP else self._received
-        try:
-            value = queue.popleft()
-        except IndexError:  # a guest may read without asking LSR: Linux does, at start
-            return 0
+        value = self._pop(queue)
         if not queue:
             self._update()
         return value
+
+    @staticmethod
+    def _pop(queue: deque[int]) -> int:
+        try:
+            return queue.popleft()
+        except IndexError:  # a guest may read without asking LSR: Linux does, at start
+            return 0
 
     def _read_ier(self) -> int:
         return self._divisor[1] if self._lcr & LCR_DLAB else self._ier
@@ -194,8 +198,8 @@ class Uart:
         if value & FCR_CLEAR_RECEIVE or (value ^ self._fcr) & FCR_ENABLE:
             # What the host sent beyond a FIFO full is still on the wire.
             with self._lock:
-                for _ in range(min(FIFO_BYTES, len(self._received))):
-                    self._received.popleft()
+                for _ in range(FIFO_BYTES):
+                    self._pop(self._received)
                 self._looped.clear()
         self._fcr = value
         self._update()
