@@ -1,0 +1,228 @@
+"""The command line: which subcommand, what it says on stderr, and the exit status it ends with.
+
+stdout belongs to the guest. What is not needed before the guest's first instruction is imported
+after it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .errors import ConfigError, Exit, HostError, PyhvError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from .config import MachineConfig
+    from .console import Console
+    from .machine import Machine
+
+HELP = """\
+pyhv runs a virtual machine on KVM and gives its guest the Hyper-V interface.
+
+  pyhv run                  a small demo guest that shows what Hyper-V gives it
+  pyhv run disk.img         boot a disk image; its console is this terminal
+  pyhv run -m 1G -smp 2 -cpu host,kvm=off,hv_time,hv_vpindex disk.img
+  pyhv run -kernel bzImage -initrd initrd.img -append console=ttyS0
+  pyhv run --help           every option, and what the exit status means
+
+On a terminal Ctrl-A x quits. Without installation, write python3 -m pyhv for pyhv."""
+
+
+def entry() -> NoReturn:
+    """Run the process's command line; the installed command and ``python -m pyhv`` call this."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command line and return its exit status."""
+    _open_standard_descriptors()
+    debug = "--debug" in arguments or "-debug" in arguments
+    try:
+        name, rest = (arguments[0], arguments[1:]) if arguments else ("help", [])
+        command = COMMANDS.get(name)
+        if command is None:
+            raise ConfigError(_no_command(name))
+        return command(rest)
+    except KeyboardInterrupt:
+        return Exit.QUIT
+    except PyhvError as error:
+        if debug:
+            _traceback()
+        say(str(error))
+        return Exit.USAGE if isinstance(error, ConfigError) else Exit.ERROR
+    except BrokenPipeError:
+        return Exit.ERROR  # who read our help went away; nothing to say to nobody
+    except Exception as error:  # a bug of ours: one line for the user, all of it for --debug
+        if debug:
+            _traceback()
+        say(f"internal error: {error!r}" + ("" if debug else "; --debug shows where"))
+        return Exit.ERROR
+
+
+def say(text: str) -> None:
+    """Print *text* on stderr, ``pyhv:`` before its first line; never fails."""
+    try:
+        os.write(2, f"pyhv: {text}\n".encode(errors="surrogateescape"))
+    except (OSError, UnicodeEncodeError):
+        pass
+
+
+def _print(text: str) -> None:
+    data = memoryview(f"{text}\n".encode())
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def _traceback() -> None:
+    import traceback
+
+    traceback.print_exc()
+
+
+def _open_standard_descriptors() -> None:
+    """Put /dev/null where 0, 1 or 2 is closed: else /dev/kvm would be our stdout."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)  # the lowest free one: fd
+
+
+def _no_command(name: str) -> str:
+    if name.startswith("-") or os.path.exists(name):
+        return f"{name}: no such command; did you mean pyhv run {name}?"
+    import difflib
+
+    near = difflib.get_close_matches(name, COMMANDS, 1)
+    return f"{name}: no such command; " + (
+        f"did you mean pyhv {near[0]}?" if near else f"there is {', '.join(COMMANDS_SHOWN)}"
+    )
+
+
+def help_command(arguments: list[str]) -> int:
+    """Print the short help."""
+    _print(HELP)
+    return Exit.POWER_OFF
+
+
+def version_command(arguments: list[str]) -> int:
+    """Print the version."""
+    from . import __version__
+
+    _print(f"pyhv {__version__}")
+    return Exit.POWER_OFF
+
+
+def run_command(arguments: list[str]) -> int:
+    """Boot what *arguments* say and return the guest's status."""
+    from . import options
+
+    parsed = options.parse(arguments)
+    if "h" in parsed:
+        _print(options.help_text())
+        return Exit.POWER_OFF
+    if "version" in parsed:
+        return version_command([])
+    config = options.config_of(parsed, demo_disk)
+    kind, path = options.serial(parsed.get("serial") or "stdio")
+    from .console import Console
+
+    output = _serial_output(kind, path)
+    console = Console(output)
+    try:
+        return _run(config, console, kind, "debug" in parsed)
+    finally:
+        console.close()
+        if console.dropped:
+            say(f"{console.dropped} bytes of console output were lost: nobody took them")
+        if kind == "file" and output is not None:
+            os.close(output)
+
+
+def demo_disk() -> str:
+    """Return the path of the embedded demo disk."""
+    from .boot.bios import firmware_file
+
+    return firmware_file("demo.img")
+
+
+def _serial_output(kind: str, path: str) -> int | None:
+    if kind != "file":
+        return 1 if kind == "stdio" else None
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise HostError(f"-serial file:{path}: {error.strerror}") from error
+
+
+def _run(config: MachineConfig, console: Console, serial: str, full: bool) -> int:
+    from .progress import Progress
+
+    with Progress(f"loading {config.kernel or config.drives[0].path}"):
+        machine = make_machine(config, console)
+    abandoned = False
+    try:
+        say(_announcement(machine, config))
+        machine.start()
+        from .report import report
+        from .running import Session
+
+        stdin = 0 if serial == "stdio" else None
+        stop = Session(machine, console, stdin, say, config.time_limit).run()
+        abandoned = "abandoned" in stop.details
+    finally:
+        if not abandoned:
+            machine.close()
+    console.close()  # the guest's last words come before ours
+    if serial == "stdio" and console.data()[-1:] not in (b"", b"\n", b"\r"):
+        say_end_of_line()
+    say(report(stop, console.last_lines() if serial != "stdio" else (), full))
+    if abandoned:
+        os._exit(
+            stop.status
+        )  # threads that hang in the kernel would keep us; nothing is left to do
+    return stop.status
+
+
+def make_machine(config: MachineConfig, console: Console) -> Machine:
+    """Return the machine, not started; tests put another one here."""
+    from .machine import Machine
+
+    return Machine(config, console=console)
+
+
+def say_end_of_line() -> None:
+    """End the guest's unfinished line before ours, where both are on one terminal."""
+    if os.isatty(1) and os.isatty(2):
+        os.write(2, b"\n")
+
+
+def _announcement(machine: Machine, config: MachineConfig) -> str:
+    """Return the line about what is booted, and who serves Hyper-V."""
+    if config.kernel is not None:
+        what = f"the kernel {config.kernel}"
+    else:
+        disk = config.drives[0]
+        what = disk.path + (" (writes vanish)" if disk.snapshot else "")
+        if os.path.basename(disk.path) == "demo.img" and disk.path == demo_disk():
+            what = f"the demo disk {what}"
+    who = {"none": "no Hyper-V"}.get(machine.driver_name, f"Hyper-V by {machine.driver_name}")
+    cpus = config.smp.cpus
+    size = config.memory_bytes >> 20
+    return f"booting {what}; {who}; {cpus} CPU{'s' if cpus > 1 else ''}, {size} MiB"
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": run_command,
+    "help": help_command,
+    "--help": help_command,
+    "-h": help_command,
+    "-help": help_command,
+    "--version": version_command,
+    "-version": version_command,
+}
+COMMANDS_SHOWN = ("run", "help")
