@@ -26,10 +26,10 @@ APIC_FREQUENCY_HZ = 1_000_000_000  # KVM's APIC bus: 1 ns per cycle
 
 
 class Msr(NamedTuple):
-    """A row: ``count`` MSRs, ``step`` apart, from ``number`` on.
+    """A row: ``array`` MSRs, ``step`` apart, from ``number`` on.
 
     ``gate`` is asked only under hv-enforce-cpuid. ``needs`` names a field of Features without
-    which the MSR is not there at all. ``read`` and ``write`` take (vp, 0..count-1) and give the
+    which the MSR is not there at all. ``read`` and ``write`` take (vp, 0..array-1) and give the
     bound function; None: that access is #GP.
     """
 
@@ -39,7 +39,7 @@ class Msr(NamedTuple):
     gate: Gate
     read: Callable[[Vp, int], Read] | None
     write: Callable[[Vp, int], Write] | None
-    count: int = 1
+    array: int = 1
     step: int = 1
     needs: str = ""
 
@@ -124,14 +124,14 @@ MSRS: tuple[Msr, ...] = (
     Msr(t.HV_X64_MSR_SINT0, "HV_X64_MSR_SINT0", VP, _SYNIC,
         lambda vp, n: lambda: vp.synic.sints[n],
         lambda vp, n: lambda value: vp.synic.write_sint(n, value),
-        count=t.HV_SYNIC_SINT_COUNT, needs="synic"),
+        array=t.HV_SYNIC_SINT_COUNT, needs="synic"),
     # without a SynIC a timer can be read (0), not written
     Msr(t.HV_X64_MSR_STIMER0_CONFIG, "HV_X64_MSR_STIMER0_CONFIG", VP, _STIMER,
         lambda vp, n: lambda: vp.stimers[n].config, lambda vp, n: vp.stimers[n].write_config,
-        count=t.HV_SYNIC_STIMER_COUNT, step=2),
+        array=t.HV_SYNIC_STIMER_COUNT, step=2),
     Msr(t.HV_X64_MSR_STIMER0_COUNT, "HV_X64_MSR_STIMER0_COUNT", VP, _STIMER,
         lambda vp, n: lambda: vp.stimers[n].count, lambda vp, n: vp.stimers[n].write_count,
-        count=t.HV_SYNIC_STIMER_COUNT, step=2),
+        array=t.HV_SYNIC_STIMER_COUNT, step=2),
     Msr(t.HV_X64_MSR_SYNDBG_CONTROL, "HV_X64_MSR_SYNDBG_CONTROL", PARTITION, _SYNDBG,
         lambda vp, n: lambda: vp.partition.syndbg.control,
         lambda vp, n: vp.partition.syndbg.write_control, needs="syndbg"),
@@ -148,7 +148,7 @@ MSRS: tuple[Msr, ...] = (
     Msr(t.HV_X64_MSR_CRASH_P0, "HV_X64_MSR_CRASH_P0", PARTITION, _CRASH,
         lambda vp, n: lambda: vp.partition.crash_parameters[n],
         lambda vp, n: lambda value: vp.partition.crash_parameters.__setitem__(n, value),
-        count=t.HV_CRASH_PARAMETERS),
+        array=t.HV_CRASH_PARAMETERS),
     # QEMU offers "notify", with and without hv-crash
     Msr(t.HV_X64_MSR_CRASH_CTL, "HV_X64_MSR_CRASH_CTL", PARTITION, _CRASH,
         _constant(t.HV_CRASH_CTL_CRASH_NOTIFY),
@@ -179,5 +179,5 @@ def bind(vp: Vp) -> Table:
         )
         for row in MSRS
         if row.present(features)
-        for n in range(row.count)
+        for n in range(row.array)
     }

@@ -46,6 +46,15 @@ class Partition:
     ``vps``, ``clock`` and ``connections`` are for the driver.
     """
 
+    clock: ReferenceClock
+    syndbg: Syndbg
+    guest_os_id: int
+    hypercall_msr: int
+    crash_parameters: list[int]
+    reenlightenment: int
+    tsc_emulation_status: int
+    tsc_invariant_control: int
+
     def __init__(
         self, features: Features, world: World, vp_count: int, hypercall_page_bytes: bytes = b""
     ) -> None:

@@ -119,8 +119,11 @@ class Stimer:
                 self._process()
 
     def acknowledged(self) -> None:
-        """The guest emptied slots: deliver what is pending, except in direct mode. Lock held."""
-        if self.pending and not self.config & HV_STIMER_DIRECT:
+        """The guest emptied slots, and we are pending: try again, except in direct mode.
+
+        The lock is held.
+        """
+        if not self.config & HV_STIMER_DIRECT:
             self._process()
 
     def clear(self) -> None:

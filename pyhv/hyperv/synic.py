@@ -133,7 +133,8 @@ class Synic:
         """Take a WRMSR to HV_X64_MSR_EOM, any value: try again all that waits for a slot."""
         with self.lock:
             for timer in self.timers:
-                timer.acknowledged()
+                if timer.pending:
+                    timer.acknowledged()
             if self._queues:
                 self._drain()
 

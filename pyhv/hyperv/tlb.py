@@ -24,19 +24,18 @@ if TYPE_CHECKING:
 
 U32 = 0xFFFFFFFF
 BANK_VPS = 64
-MAX_BANKS = 64  # HV_MAX_SPARSE_VCPU_BANKS
 #: KVM reads a list of up to this many entries; a longer one means "all" and is not read.
 LIST_READ = 15
 
 
 def _sparse(call: Call, valid_banks: int, banks: list[int]) -> list[int]:
     """Return the VPs of a sparse set; *banks* has one mask for each bit of *valid_banks*."""
-    found, present = [], iter(banks)
-    for first in range(0, MAX_BANKS * BANK_VPS, BANK_VPS):
-        if valid_banks >> first // BANK_VPS & 1:
-            mask = next(present)
-            last = min(first + BANK_VPS, call.vp_count)
-            found += [vp for vp in range(first, last) if mask >> vp - first & 1]
+    found: list[int] = []
+    for mask in banks:
+        first = ((valid_banks & -valid_banks).bit_length() - 1) * BANK_VPS
+        valid_banks &= valid_banks - 1
+        last = min(first + BANK_VPS, call.vp_count)
+        found += [vp for vp in range(first, last) if mask >> vp - first & 1]
     return found
 
 

@@ -20,6 +20,12 @@ ICR_BUSY = 1 << 12
 class Vp:
     """A VP: ``index``, ``synic``, ``stimers[0..3]``, ``assist``."""
 
+    partition: Partition
+    index: int
+    synic: Synic
+    stimers: tuple[Stimer, ...]
+    assist: AssistPage
+
     def __init__(self, partition: Partition, index: int) -> None:
         self.partition, self.index, self._world = partition, index, partition.world
         self.synic = Synic(partition.world, index)

@@ -24,7 +24,7 @@ DISPATCHED = [*range(0x40000000, 0x40000120), 0x40001002, *range(0x40001080, 0x4
 
 def test_the_table_has_the_rows_of_the_oracle() -> None:
     """The oracle names the first and the last of an array; the table counts."""
-    known = {row.number + n * row.step for row in MSRS for n in range(row.count)}
+    known = {row.number + n * row.step for row in MSRS for n in range(row.array)}
     assert set(NUMBERS) <= known
     assert {row.number for row in MSRS} <= set(NUMBERS)
     names = {row.number: row.name for row in MSRS}
@@ -74,7 +74,7 @@ def test_scope(number: int, row: dict[str, str]) -> None:
     assert {"P": "partition", "V": "vp"}[row["scope"]] in [
         msr.scope
         for msr in MSRS
-        if number in range(msr.number, msr.number + msr.count * msr.step, msr.step)
+        if number in range(msr.number, msr.number + msr.array * msr.step, msr.step)
     ]
     apic = row["name"].endswith(("ICR", "TPR"))  # the fake has one APIC
     if "-" in (row["write"], row["after"]) or apic:
