@@ -240,6 +240,7 @@ def _boot(bios: Bios, cpu: Cpu) -> None:
 
 def _reset(bios: Bios, cpu: Cpu) -> None:
     """TRAP_RESET: a jump to ffff:0000."""
+    bios.screen.scroll(0, 0, at.ROWS - 1, at.COLUMNS - 1, 0, 7)
     bios.write_data_areas()
 
 
