@@ -57,11 +57,7 @@ class Progress:
             self._thread = None
 
     def _show(self) -> None:
-        begin, wait, shown = time.monotonic(), TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from threading import Thread
-
-DELAY_S, False
+        begin, wait, shown = time.monotonic(), DELAY_S, False
         try:
             while not self._end.wait(wait):
                 text = self.line(time.monotonic() - begin)
