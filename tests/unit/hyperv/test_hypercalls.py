@@ -114,6 +114,7 @@ def test_unknown_codes(code: int) -> None:
     for enforce in (False, True):
         partition, _ = make(EVERYTHING._replace(enforce=enforce))
         assert call(partition, code) == call(partition, code | FAST) == 2
+        assert call(partition, code | 1 << 31) == 3  # reserved bits are looked at before
 
 
 @each

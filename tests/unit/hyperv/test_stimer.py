@@ -270,6 +270,18 @@ def test_expiries_too_early_or_stale_do_no_harm(ready: tuple[Partition, FakeWorl
     assert not world.interrupts
 
 
+def test_a_stale_expiry_does_not_retry_a_pending_message(
+    ready: tuple[Partition, FakeWorld],
+) -> None:
+    """Only an acknowledge does."""
+    partition, world = ready
+    partition.vps[0].synic.write_sint(2, 0x10000 | VECTOR)
+    start(partition, AUTO | SINT2, NOW)
+    assert message(world) is not None
+    partition.vps[0].stimers[0].expire()
+    assert message(world) is None
+
+
 def test_timers_and_vps_are_apart(ready: tuple[Partition, FakeWorld]) -> None:
     partition, world = ready
     start(partition, AUTO | SINT2, NOW + 10, 0)

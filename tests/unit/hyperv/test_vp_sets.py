@@ -154,6 +154,17 @@ def test_unreadable_list() -> None:
     assert run(0x14 | reps(1), (0, 0, 0, 0), gpa=0x100000 - 32)[0] == 1 << 32  # nobody
 
 
+@pytest.mark.parametrize("form", [0, 1], ids=["sparse", "all"])
+def test_the_list_stands_behind_the_banks(form: int) -> None:
+    """Also for "all", where the banks mean nothing."""
+    data = (0, 0, form, 0b11, 1, 1, 0x5000)
+    control = 0x14 | banks(2)
+    assert run(control | reps(1), data, gpa=0x100000 - 56)[0] == 1 << 32
+    assert run(control | reps(2), data, gpa=0x100000 - 56)[0] == 3
+    assert run(control | FAST | reps(8), data)[0] == 8 << 32  # 14 qwords of registers
+    assert run(control | FAST | reps(9), data)[0] == 3
+
+
 def test_input_may_cross_pages_and_be_unaligned() -> None:
     partition, world = make(vp_count=VPS)
     world.memory.write(0x10FFC, words(0, 0, 4))
