@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import os
 import select
-import signal
 import time
 
 from .errors import Exit
@@ -17,13 +16,22 @@ from .terminal import Escape, RawMode, keys_help
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable
     from types import FrameType
+    from typing import Any
 
     from .console import Console
     from .machine import Machine
+else:
+    import _signal as signal  # signal itself imports enum, which costs 3 ms
 
-QUIT_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+QUIT_SIGNALS: dict[int, str] = {
+    signal.SIGINT: "SIGINT",
+    signal.SIGTERM: "SIGTERM",
+    signal.SIGHUP: "SIGHUP",
+    signal.SIGQUIT: "SIGQUIT",
+}
 READ_BYTES = 4096
 KEPT_BYTES = 65536  # typed ahead for a guest that does not read; more is dropped
 RETRY_S = 0.03
@@ -56,7 +64,8 @@ class Session:
         self._limit = time_limit
         self._deadline = None if time_limit is None else time.monotonic() + time_limit
         self._killed_at: float | None = None
-        self._handlers: dict[int, object] = {}
+        self._handlers: dict[int, Any] = {}
+        self._quit_by = 0  # the signal that asked
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> Stop:
@@ -101,6 +110,8 @@ class Session:
             if self._deadline is not None and now >= self._deadline:
                 self._deadline = None
                 self._kill("time-limit", f"the time limit of {self._limit:g} s ran out")
+            if self._quit_by:
+                self._kill("quit", f"quit by {QUIT_SIGNALS[self._quit_by]}")
             self._give()
             if self._wants_input() != listening:
                 listening = not listening
@@ -123,7 +134,10 @@ class Session:
         if self._input_ended:
             return False
         if self._raw.is_terminal:  # read although the guest does not: Ctrl-A x must work
-            return self._raw.foreground()
+            if not self._raw.foreground():
+                return False
+            self._raw.enter()  # fg of a job that runs in the background sends no SIGCONT
+            return True
         return not self._pending
 
     def _read(self) -> None:
@@ -162,12 +176,11 @@ class Session:
             self._killed_at = time.monotonic()
         self._machine.kill(kind, text)
 
-    # signals; handlers run in the main thread, between two lines of _loop
+    # signals: handlers run in the main thread between any two of its lines, so they take no lock
 
     def _catch_signals(self) -> None:
         self._old_wakeup = signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
-        for name in QUIT_SIGNALS:
-            number = signal.Signals[name]
+        for number in QUIT_SIGNALS:
             # nohup and a script's background jobs start us with signals ignored: keep that
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._handlers[number] = signal.signal(number, self._quit_signal)
@@ -177,12 +190,12 @@ class Session:
 
     def _release_signals(self) -> None:
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
         self._handlers.clear()
         signal.set_wakeup_fd(self._old_wakeup)
 
     def _quit_signal(self, number: int, frame: FrameType | None) -> None:
-        self._kill("quit", f"quit by {signal.Signals(number).name}")
+        self._quit_by = number
 
     def _suspend(self, number: int, frame: FrameType | None) -> None:
         self._raw.leave()
