@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .hyperv.in_user import InUser
     from .machine import Machine
 
-COM1, COM1_IRQ, SCI_GSI, RTC_IRQ = 0x3F8, 4, 9, 8
+COM1, COM1_IRQ, SCI_GSI = 0x3F8, 4, 9
 DRAIN_BUSY_S, DRAIN_IDLE_S = 0.005, 0.05
 STUCK_CHECK_S = 3.0
 RFLAGS_IF = 1 << 9
@@ -100,7 +100,13 @@ class Board:
         self.pm = Pm(machine.power_off, self._line(SCI_GSI))
         cf9 = ResetControl(machine.request_reset)
         fwcfg = FwCfg(config.smp.cpus, machine.memory.size)
-        self.cmos = Cmos(machine.memory, config.smp.cpus, self._line(RTC_IRQ), machine.events.after)
+        if machine.cmos is None:
+            machine.cmos = Cmos(
+                machine.memory, config.smp.cpus, machine.clock_line, machine.events.after
+            )
+        else:
+            machine.cmos.reset()
+        self.cmos = machine.cmos
         for first, count, device in (
             (COM1, 8, self.serial),
             (0x600, 12, self.pm),

@@ -6,6 +6,7 @@ appends to ``_calls``.
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import threading
@@ -31,7 +32,7 @@ class EventLoop:
         self._epoll.register(self._wake, select.EPOLLIN)
         self._calls: deque[Callable[[], None]] = deque()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._sequence = 0
+        self._sequence = itertools.count()  # next() is one step, also between threads
         self._failed = failed
         self._ended = False
         self.thread: threading.Thread | None = None
@@ -54,8 +55,7 @@ class EventLoop:
 
     def after(self, seconds: float, function: Callable[[], None]) -> None:
         """Run *function* once on the loop thread, not before *seconds* from now."""
-        self._sequence += 1
-        heappush(self._timers, (time.monotonic() + seconds, self._sequence, function))
+        heappush(self._timers, (time.monotonic() + seconds, next(self._sequence), function))
         if threading.current_thread() is not self.thread:
             os.eventfd_write(self._wake, 1)
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from .boot.entry import EntryState
     from .config import MachineConfig
     from .console import Console
+    from .devices.cmos import Cmos
 
+RTC_IRQ = 8
 STATUS = {
     "poweroff": Exit.POWER_OFF,
     "reset": Exit.POWER_OFF,
@@ -68,6 +70,7 @@ class Machine:
         self.console = console
         self.disks: list = []
         self.bios = None
+        self.cmos: Cmos | None = None  # the battery keeps the clock and its RAM over resets
         self.board: Board | None = None
         self.result: Stop | None = None
         self._stop_lock = threading.Lock()
@@ -146,6 +149,11 @@ class Machine:
             lambda: serial.programmed, board.cmos,
         )  # fmt: skip
         return self.bios.install()
+
+    def clock_line(self, level: bool) -> None:
+        """Drive the RTC's interrupt line on whatever board is in."""
+        if self.board is not None:
+            self.board.vm.irq_line(RTC_IRQ, level)
 
     # endings
 

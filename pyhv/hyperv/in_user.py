@@ -61,8 +61,8 @@ class InUser:
         self._timers = TimerThread(failed)
         self._tsc_khz = vcpus[0].tsc_khz()
         self._tsc_offset = vcpus[0].tsc_offset()
-        self._skew_ns = time.monotonic_ns() - vm.clock()[0]
-        self._skew_checked_ns = 0
+        self._skew_ns = self._skew_checked_ns = 0
+        self._measure_skew()
         self._stopping = False
         if features.enabled:
             vm.filter_msrs(FIRST_MSR, MSR_COUNT)
@@ -169,12 +169,29 @@ class InUser:
             self._timers.arm(key, None, _nothing)
             return
         now_ns = time.monotonic_ns()
-        if now_ns - self._skew_checked_ns > 100_000_000:
-            # kvmclock runs on the raw TSC, CLOCK_MONOTONIC is slewed by NTP: compare now and then
-            self._skew_ns = now_ns - self.vm.clock()[0]
-            self._skew_checked_ns = now_ns
-        due_ns = min(due_ticks * 100 + self._skew_ns, now_ns + (1 << 61))
+        due_ns = due_ticks * 100 + self._skew_ns
+        if due_ns <= now_ns or now_ns - self._skew_checked_ns > 1_000_000_000:
+            # The core says it is not due: then the skew is wrong. Without a new one it would be
+            # asked again at once, and again.
+            self._measure_skew()
+            due_ns = due_ticks * 100 + self._skew_ns
+        due_ns = min(due_ns, now_ns + (1 << 61))
         self._timers.arm(key, due_ns, self.partition.vps[vp_index].stimers[index].expire)
+
+    def _measure_skew(self) -> None:
+        """Compare CLOCK_MONOTONIC with kvmclock: NTP slews the one, the other is the raw TSC.
+
+        The tightest of a few brackets, and its later end: a timer may be late by some
+        microseconds, never early.
+        """
+        best = 1 << 62
+        for _ in range(4):
+            before = time.monotonic_ns()
+            clock = self.vm.clock()[0]
+            after = time.monotonic_ns()
+            if after - before < best:
+                best, self._skew_ns = after - before, after - clock
+        self._skew_checked_ns = after
 
     def set_pv_eoi(self, vp_index: int, gpa: int | None) -> None:
         """Use KVM's own lazy EOI: it shares its code with the Hyper-V assist page."""
