@@ -4,12 +4,12 @@ Names are QEMU's (qemu target/i386/cpu.c, feature_word_info); places are those o
 Intel SDM, CPUID, and the AMD APM volume 3, appendix E.
 """
 
-# no `from __future__ import annotations`: it makes a NamedTuple four times as slow to define
+from __future__ import annotations
 
-from typing import NamedTuple
+from .record import Record
 
 
-class Place(NamedTuple):
+class Place(Record):
     """Where a feature is: *register* 0..3 is eax..edx."""
 
     leaf: int

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from ..record import Record
 from .image import Image
 
 TYPE_CHECKING = False
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 HEAD_BYTES = 8192  # multiboot's header may lie that deep
 
 
-class Kind(NamedTuple):
+class Kind(Record):
     """A row: its name, the module of the loader, and what the module is for."""
 
     name: str

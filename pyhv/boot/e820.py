@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from ..memory import HIGH, GuestMemory
+from ..record import Record
 
 RAM, RESERVED = 1, 2
 EBDA = 0x9FC00  # the last KiB of conventional memory belongs to the BIOS
@@ -14,7 +14,7 @@ BIOS_AREA = 0xE0000  # ACPI tables, then the BIOS
 EXTENDED = 0x100000
 
 
-class Entry(NamedTuple):
+class Entry(Record):
     """One range: guest address, bytes, RAM or RESERVED."""
 
     base: int

@@ -9,8 +9,8 @@ object file format; Xen, docs/misc/pvh.pandoc and include/public/arch-x86/hvm/st
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
+from ..record import Record
 from . import e820, entry, linux
 from .image import Image, command_line, load_initrd
 
@@ -47,7 +47,7 @@ LOW_TABLES = (
 )
 
 
-class Segment(NamedTuple):
+class Segment(Record):
     """A program header, in bytes: file offset, addresses, size in the file and in memory."""
 
     type: int
@@ -58,7 +58,7 @@ class Segment(NamedTuple):
     memsz: int
 
 
-class Elf(NamedTuple):
+class Elf(Record):
     """What the loaders need of an ELF file; nothing in it is checked against RAM."""
 
     bits64: bool

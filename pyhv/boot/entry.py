@@ -14,9 +14,9 @@ loaded them. TR and LDTR are left as KVM has them after reset, which VMX accepts
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from ..memory import GuestMemory
+from ..record import Record
 
 GDT = 0x500
 PVH_INFO = 0x6000
@@ -35,7 +35,7 @@ RFLAGS = 2  # reserved bit 1; interrupts off
 _PRESENT_WRITE, _LARGE = 3, 1 << 7
 
 
-class Segment(NamedTuple):
+class Segment(Record):
     """A segment register with its hidden part; the names are those of ``struct kvm_segment``."""
 
     selector: int
@@ -64,7 +64,7 @@ class Segment(NamedTuple):
         )
 
 
-class EntryState(NamedTuple):
+class EntryState(Record):
     """What the machine puts into the boot vCPU before it runs."""
 
     mode: str  # 'real', 'protected' (32-bit flat, no paging) or 'long' (identity map)

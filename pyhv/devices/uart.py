@@ -10,7 +10,7 @@ National Semiconductor PC16550D.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from _collections import deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

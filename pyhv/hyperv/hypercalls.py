@@ -7,9 +7,9 @@ what KVM hands on to user space is answered as QEMU does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from ..errors import BadGpa, HypercallError, UndefinedOpcode
+from ..record import Record
 from . import features as f
 from . import tlb
 from . import tlfs as t
@@ -124,7 +124,7 @@ def _debugging_shown(features: Features) -> bool:
 NONE, SOME, ANY = "none", "some", "any"
 
 
-class Hypercall(NamedTuple):
+class Hypercall(Record):
     """A row. ``gate`` is asked only under hv-enforce-cpuid.
 
     ``reps``: NONE count and start 0; SOME a count and start 0; ANY unchecked. ``var``: NONE no

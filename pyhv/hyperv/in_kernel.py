@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 from _collections import deque
 
-from ..errors import HostError, KvmError
+from ..errors import BadGpa, HostError, KvmError
 from ..kvm import uapi
+from ..memory import PAGE_SIZE
 from .connections import Connections
 from .synic import fill_slot
 from .tlfs import (
+    HV_PAGE_ENABLE,
+    HV_PAGE_MASK,
     HV_STATUS_INVALID_HYPERCALL_CODE,
     HV_X64_MSR_CRASH_CTL,
     HV_X64_MSR_CRASH_P0,
@@ -99,10 +102,26 @@ class InKernel:
                 m64[6] = self._hypercall(vp, m64[5], m64[7])
             elif kind == uapi.KVM_EXIT_HYPERV_SYNIC:
                 # synic: msr @40, control @48, evt_page @56, msg_page @64
-                self._pages[vp] = (m64[6], m64[7], m64[8])
+                self._pages_moved(vp, (m64[6], m64[7], m64[8]))
                 thread.vcpu.valid_regs = 0  # an OS is here: the BIOS needs no registers any more
 
         return served
+
+    def _pages_moved(self, vp: int, pages: tuple[int, int, int]) -> None:
+        """Note the VP's SCONTROL, SIEFP, SIMP; a page that comes into use is cleared.
+
+        With KVM_CAP_HYPERV_SYNIC2 KVM leaves the page to us; QEMU lays an empty one over it.
+        """
+        for old, new in zip(self._pages[vp][1:], pages[1:], strict=True):
+            if new & HV_PAGE_ENABLE and (old ^ new) & (HV_PAGE_MASK | HV_PAGE_ENABLE):
+                try:
+                    self.memory.zero(new & HV_PAGE_MASK, PAGE_SIZE)
+                except BadGpa:
+                    pass  # no fault in KVM either; nothing will be delivered
+        self._pages[vp] = pages
+        for (owner, _), sint in list(self._sints.items()):
+            if owner == vp:
+                self._schedule(sint)  # what waited for the page
 
     def _hypercall(self, vp: int, control: int, parameter: int) -> int:
         code, fast = control & 0xFFFF, bool(control & 1 << 16)
@@ -162,10 +181,10 @@ class InKernel:
         """Write the next message; on the VP's own thread, because KVM's timers write there too."""
         sint.scheduled = False
         simp = self._pages[sint.vp][2]
-        if not simp & 1 or not sint.queue:
+        if not simp & HV_PAGE_ENABLE or not sint.queue:
             return
         message_type, payload = sint.queue[0]
-        if fill_slot(self.memory, (simp & ~0xFFF) + sint.sint * 256, message_type, payload):
+        if fill_slot(self.memory, (simp & HV_PAGE_MASK) + sint.sint * 256, message_type, payload):
             sint.queue.popleft()
             os.eventfd_write(sint.eventfd, 1)
 
@@ -177,8 +196,13 @@ class InKernel:
 
         def signal() -> None:
             control, siefp, _ = pages[vp_index]
-            if control & siefp & 1 and not memory.test_and_set((siefp & ~0xFFF) + base, flag):
-                write(eventfd, one)
+            if not control & siefp & 1:
+                return
+            try:
+                if not memory.test_and_set((siefp & HV_PAGE_MASK) + base, flag):
+                    write(eventfd, one)
+            except BadGpa:
+                pass  # the guest put its page outside RAM: it gets no events
 
         return signal
 

@@ -272,11 +272,7 @@ class InUser:
 
     def reference_ticks(self) -> int:
         """Return the partition reference time, 100 ns."""
-        return self.clock_ns() // 100
-
-    def os_speaks(self, vp_index: int) -> bool:
-        """Tell whether an OS driver is at work (the BIOS's need for segment registers is over)."""
-        return self.partition.guest_os_id != 0
+        return self.partition.clock.ticks()
 
     def stop(self) -> None:
         """Let no vCPU wait for another any more."""

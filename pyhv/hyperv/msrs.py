@@ -7,8 +7,8 @@ number that is not here is #GP: GUEST_IDLE, the time-unhalted timer, the nested 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
+from ..record import Record
 from . import features as f
 from . import tlfs as t
 from .privileges import Features, Gate
@@ -25,7 +25,7 @@ PARTITION, VP = "partition", "vp"
 APIC_FREQUENCY_HZ = 1_000_000_000  # KVM's APIC bus: 1 ns per cycle
 
 
-class Msr(NamedTuple):
+class Msr(Record):
     """A row: ``array`` MSRs, ``step`` apart, from ``number`` on.
 
     ``gate`` is asked only under hv-enforce-cpuid. ``needs`` names a field of Features without

@@ -6,10 +6,10 @@ hv_check_hypercall_access); ``enforce`` says so, and whoever asks looks at it fi
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from ..record import Record
 
 
-class Features(NamedTuple):
+class Features(Record):
     """Registers of CPUID leaves 0x40000003, 4 and A as shown, and what is on beside them.
 
     ``synic``: SynIC enabled on the vCPUs (KVM_CAP_HYPERV_SYNIC2); ``syndbg``: leaf 0x40000082
@@ -41,7 +41,7 @@ class Features(NamedTuple):
         return not self.enforce or self.grants(gate)
 
 
-class Gate(NamedTuple):
+class Gate(Record):
     """The CPUID bits that an MSR or a hypercall asks for; none is an open gate."""
 
     leaf3_eax: int = 0
