@@ -5,12 +5,11 @@ Source: qemu target/i386/kvm/kvm.c, hyperv_fill_cpuids and kvm_x86_build_cpuid.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from . import features as f
 from .choose import REGISTERS, Chosen
 from .flags import FLAGS, LEAF_FEATURES, LEAF_HINTS, LEAF_NESTED, SPINLOCKS_NEVER
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .privileges import Features
 
