@@ -25,6 +25,7 @@ COLUMNS, ROWS = at.COLUMNS, at.ROWS
 CELLS = COLUMNS * ROWS
 ROW_BYTES = COLUMNS * 2
 GREY = 7  # attribute
+SPACE = 0x20
 CURSOR_SHAPE = 0x0607
 _BLANK_ROW = bytes((0x20, GREY)) * COLUMNS
 BELL, BACKSPACE, LINE_FEED, CARRIAGE_RETURN = 7, 8, 10, 13
@@ -77,31 +78,41 @@ class Screen:
             self._column = 0
         elif row < self._row:
             text = b"\x1b[%dA" % (self._row - row)
-        if column != self._column:
-            text += b"\r" + (b"\x1b[%dC" % column if column else b"")
+        if column < self._column:
+            text += b"\r"
+            self._column = 0
+        if column > self._column:
+            text += b"\x1b[%dC" % (column - self._column)
         self._row, self._column = row, column
         return text
 
     def fill(self, character: int, attribute: int | None, count: int) -> None:
-        """Write *count* equal characters from the cursor on, which stays."""
+        """Write *count* equal characters from the cursor on, which stays.
+
+        Loaders clear with spaces: a whole screen of them is a clear, those that change nothing are
+        not printed unless they continue a text.
+        """
         row, column = self.cursor
         start = row * COLUMNS + column
         count = min(count, CELLS - start)
+        if character == SPACE and count == CELLS:
+            self.scroll(0, 0, ROWS - 1, COLUMNS - 1, 0, GREY if attribute is None else attribute)
+            return
         gpa = at.TEXT_GPA + start * 2
         cells = bytearray(self._memory.read(gpa, count * 2))
-        wanted = bytes((character,)) * count
-        same = cells[::2] == wanted
-        cells[::2] = wanted
+        before = bytes(cells[::2])
+        cells[::2] = bytes((character,)) * count
         if attribute is not None:
             cells[1::2] = bytes((attribute,)) * count
         self._memory.write(gpa, cells)
-        if same and character == 0x20 or self._hidden():
-            return
-        while count:
-            run = min(count, COLUMNS - column)
-            self._write(self._move(row, column) + GLYPHS[character] * run)
-            self._column = column + run
-            count -= run
+        done = 0
+        while done < count and not self._hidden():
+            run = min(count - done, COLUMNS - column)
+            blank = character == SPACE and not before[done : done + run].strip(b" \0")
+            if not blank or run == 1 and (row, column) == (self._row, self._column):
+                self._write(self._move(row, column) + GLYPHS[character] * run)
+                self._column = column + run
+            done += run
             row, column = row + 1, 0
 
     def teletype(self, data: bytes, attribute: int | None = None) -> None:

@@ -71,7 +71,7 @@ def test_cursor_moves_are_relative_on_the_console(bench: Bench) -> None:
     show(bench, b"a")
     at(bench, 1, 0)
     show(bench, b"b")
-    assert bench.console.data == b"\r\n\n\r\x1b[5Ca\x1b[1A\rb"
+    assert bench.console.data == b"\r\n\n\x1b[5Ca\x1b[1A\rb"
 
 
 def test_clear_starts_a_fresh_line_and_wipes_nothing(bench: Bench) -> None:
@@ -87,8 +87,37 @@ def test_clear_starts_a_fresh_line_and_wipes_nothing(bench: Bench) -> None:
 
 def test_blanks_over_blanks_are_not_printed(bench: Bench) -> None:
     """Loaders clear lines by writing 80 spaces."""
+    at(bench, 1, 0)
+    bench.call(0x10, 0x0920, ebx=7, ecx=80)
+    at(bench, 0, 0)
     bench.call(0x10, 0x0920, ebx=7, ecx=2000)
     assert bench.console.data == b""
+
+
+def test_a_screen_of_spaces_is_a_clear(bench: Bench) -> None:
+    """GRUB clears that way."""
+    show(bench, b"old")
+    at(bench, 0, 0)
+    bench.call(0x10, 0x0920, ebx=0x17, ecx=2000)
+    assert bench.console.data == b"old\r\n"
+    assert bench.bios.screen.text() == ""
+    assert bench.bios.screen.cell(24, 79) == (0x20, 0x17)
+
+
+def test_a_space_inside_a_text_is_printed(bench: Bench) -> None:
+    """GRUB writes every character by itself; the text on the console stays a text."""
+    for column, code in enumerate(b"to GRUB"):
+        at(bench, 0, column)
+        bench.call(0x10, 0x0900 | code, ebx=7, ecx=1)
+    assert bench.console.data == b"to GRUB"
+
+
+def test_text_is_wiped_by_spaces(bench: Bench) -> None:
+    """Only the row that had something."""
+    show(bench, b"\r\nwrong")
+    at(bench, 1, 0)
+    bench.call(0x10, 0x0920, ebx=7, ecx=160)
+    assert bench.console.data == b"\r\nwrong\r" + b" " * 80
 
 
 def test_fill_ends_with_the_screen(bench: Bench) -> None:
