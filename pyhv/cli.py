@@ -29,7 +29,7 @@ pyhv runs a virtual machine on KVM and gives its guest the Hyper-V interface.
   pyhv run -kernel bzImage -initrd initrd.img -append console=ttyS0
   pyhv run --help           every option, and what the exit status means
 
-On a terminal Ctrl-A x quits. Without installation, write python3 -m pyhv for pyhv."""
+On a terminal, Ctrl-A x quits. Not installed? Write python3 -m pyhv for pyhv."""
 
 
 def entry() -> NoReturn:
@@ -93,7 +93,7 @@ def _open_standard_descriptors() -> None:
 
 
 def _no_command(name: str) -> str:
-    if name.startswith("-") or os.path.exists(name):
+    if name.startswith("-") or "." in name or "/" in name or os.path.exists(name):
         return f"{name}: no such command; did you mean pyhv run {name}?"
     import difflib
 

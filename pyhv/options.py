@@ -44,9 +44,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("-drive", "file=F[,readonly=on][,snapshot=on]", "a disk, or one more", many=True),
         Option("-hda", "FILE", "the same as -drive file=FILE", many=True),
         Option("-snapshot", "", "writes to all disks vanish at the end"),
-        Option(
-            "-kernel -k", "FILE", "start a bzImage, ELF, multiboot file or boot sector"
-        ),
+        Option("-kernel -k", "FILE", "start a bzImage, ELF, multiboot file or boot sector"),
         Option("-initrd -i", "FILE", "initial ramdisk for -kernel"),
         Option("-append", "TEXT", "command line for -kernel, such as console=ttyS0"),
         Option("-bios --firmware", "FILE", "a firmware image instead of pyhv's own BIOS"),

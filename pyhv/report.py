@@ -126,7 +126,8 @@ def _registers(details: Details) -> list[str]:
         return []
     lines = [f"registers of vcpu {details.get('vcpu', 0)}:"]
     lines.append("  " + _named(values, ("rip", "rflags"), 16))
-    lines += ["  " + _named(values, row, 16) for row in GENERAL]
+    rows = GENERAL if any(values.get(name) for row in GENERAL[2:] for name in row) else GENERAL[:2]
+    lines += ["  " + _named(values, row, 16) for row in rows]
     lines.append("  " + _named(values, CONTROL, 0))
     segments = [
         f"{name} {values[name]:#x}@{values.get(name + '.base', 0):#x}"
