@@ -267,8 +267,9 @@ class Machine:
         board = self.board
         if board is None:
             return 0
-        if self.bios is not None:
+        if self.bios is not None and not board.serial.programmed:
             self.bios.key_input(data)
+            return len(data)
         return board.uart.receive(data)
 
     def close(self) -> None:

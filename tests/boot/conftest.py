@@ -1,0 +1,86 @@
+"""What the boot tests share: Debian images from the cache, and a guest that is typed at."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import pytest
+
+from pyhv.console import Console
+from pyhv.kvm.system import Kvm
+from pyhv.machine import Machine
+
+ROOT = pathlib.Path(__file__).parents[2]
+IMAGE_TOOL = ROOT / "tools" / "debian_image.py"
+BOOT_S = 420  # emulated CPUs, shared with others: generous
+COMMAND_S = 120
+PROMPT = "pyhv# "
+
+
+def drivers() -> list[str]:
+    """Return the --hyperv values this host can run; both where KVM has Hyper-V."""
+    try:
+        kvm = Kvm()
+    except Exception:
+        return ["user"]
+    has = kvm.has_hyperv()
+    kvm.close()
+    return ["kernel", "user"] if has else ["user"]
+
+
+def image(*arguments: str) -> list[str]:
+    """Return the lines that tools/debian_image.py prints: paths in the cache."""
+    done = subprocess.run(
+        [sys.executable, IMAGE_TOOL, *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+def run_option(command: str) -> str:
+    """Return the kernel command line that makes the small initramfs run *command*."""
+    return f"console=ttyS0 quiet pyhv.run={quote(command)}"
+
+
+class Guest:
+    """A machine whose shell is typed at."""
+
+    def __init__(self, vm: Machine) -> None:
+        self.vm, self.console = vm, vm.console
+
+    def login(self) -> None:
+        """Wait for the login prompt, log in as root, get a short prompt."""
+        self.console.expect("login: ", timeout=BOOT_S)
+        self.console.send("root\n")
+        self.console.expect(re.compile(r"[#$] "), timeout=COMMAND_S)
+        self.console.send(f"stty -echo; PS1='{PROMPT}'\n")
+        self.console.expect(PROMPT, timeout=COMMAND_S)
+        self.run("dmesg -n 1; true")
+
+    def run(self, command: str) -> str:
+        """Run a shell command, return what it printed."""
+        self.console.send(f"{command}\n")
+        text = self.console.expect(PROMPT, timeout=COMMAND_S)
+        return text.removesuffix(PROMPT).replace("\r\n", "\n")
+
+
+@pytest.fixture
+def boot() -> Iterator[object]:
+    """Return a function(**options) -> started Guest; every machine is closed at the end."""
+    machines: list[Machine] = []
+
+    def start(**options: object) -> Guest:
+        vm = Machine(console=Console(), **options)
+        machines.append(vm)
+        vm.start()
+        return Guest(vm)
+
+    yield start
+    for vm in machines:
+        tail = vm.console.last_lines(25)
+        vm.close()
+        print("\n".join(["last console lines:", *tail]))
