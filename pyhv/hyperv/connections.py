@@ -69,7 +69,9 @@ class Connections:
         try:
             block = self._memory.read(gpa, POST_MESSAGE_SIZE)
         except BadGpa:
-            return HV_STATUS_INSUFFICIENT_MEMORY
+            if self._is_ram(gpa):  # and ends inside the block: QEMU cannot map it whole
+                return HV_STATUS_INSUFFICIENT_MEMORY
+            block = bytes(POST_MESSAGE_SIZE)  # what QEMU reads from nowhere
         size = int.from_bytes(block[12:16], "little")
         if size > HV_MESSAGE_PAYLOAD_BYTE_COUNT:
             return HV_STATUS_INVALID_HYPERCALL_INPUT
@@ -78,6 +80,13 @@ class Connections:
         if handler is None:
             return HV_STATUS_INVALID_CONNECTION_ID
         return handler(int.from_bytes(block[8:12], "little"), block[16 : 16 + size])
+
+    def _is_ram(self, gpa: int) -> bool:
+        try:
+            self._memory.offset(gpa, 1)
+        except BadGpa:
+            return False
+        return True
 
     def signal_event(self, parameter: int, fast: bool) -> int:
         """Serve HvCallSignalEvent; *parameter* is its input, or in the slow form its address."""

@@ -12,6 +12,7 @@ from ..errors import BadGpa, GuestFault
 from . import hypercalls, msrs
 from .clock import ReferenceClock
 from .connections import Connections
+from .overlay import Overlays
 from .syndbg import Syndbg
 from .tlfs import (
     HV_CRASH_CTL_CRASH_NOTIFY,
@@ -64,6 +65,7 @@ class Partition:
         self.clock = ReferenceClock(world)
         self.connections = Connections(world.memory)
         self.syndbg = Syndbg()
+        self.overlays = Overlays(world.memory)
         self.vps = tuple(Vp(self, index) for index in range(vp_count))
         self._tables: dict[int, msrs.Table] = {}
         self._zero()

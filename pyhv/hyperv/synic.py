@@ -1,8 +1,8 @@
 """The synthetic interrupt controller of one VP: SINTs, message page, event page, message queues.
 
-Both pages are guest RAM. A message or an event is in the guest's hands once it is in the page;
-the interrupt only says so. Rules: TLFS ch. 11; where KVM 6.12 differs, KVM (SCONTROL does not gate
-messages; a masked SINT leaves a timer undelivered).
+Both pages are overlays (overlay.py). A message or an event is in the guest's hands once it is in
+the page; the interrupt only says so. Rules: TLFS ch. 11; where KVM 6.12 differs, KVM (SCONTROL does
+not gate messages; a masked SINT leaves a timer undelivered).
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..memory import GuestMemory
     from .driver import World
+    from .overlay import Overlays
     from .stimer import Stimer
-
-PAGE_SIZE = 4096
 
 
 def fill_slot(memory: GuestMemory, gpa: int, message_type: int, payload: bytes) -> bool:
@@ -70,8 +69,9 @@ class Synic:
     the VP. ``control``, ``siefp``, ``simp`` and ``sints`` are the MSRs as the guest wrote them.
     """
 
-    def __init__(self, world: World, vp_index: int) -> None:
+    def __init__(self, world: World, overlays: Overlays, vp_index: int) -> None:
         self._world, self._memory, self._vp_index = world, world.memory, vp_index
+        self._overlays, self._sim, self._sief = overlays, ("SIM", vp_index), ("SIEF", vp_index)
         self.lock = threading.Lock()
         self.timers: tuple[Stimer, ...] = ()
         # KVM starts with SCONTROL = 1; no guest of QEMU sees that, it writes 0 at reset.
@@ -89,26 +89,18 @@ class Synic:
 
     def write_siefp(self, value: int) -> None:
         """Take a guest's WRMSR to HV_X64_MSR_SIEFP; an address without RAM is no fault."""
-        self._page_moved(self.siefp, value)
+        self.siefp = 0  # no event while the page is on its way
+        self._overlays.place(self._sief, value)
         self.siefp = value
         self._world.synic_changed(self._vp_index)
 
     def write_simp(self, value: int) -> None:
         """Take a guest's WRMSR to HV_X64_MSR_SIMP; what waited for the page is delivered."""
         with self.lock:
-            self._page_moved(self.simp, value)
+            self._overlays.place(self._sim, value)
             self.simp = value
             self._drain()
         self._world.synic_changed(self._vp_index)
-
-    def _page_moved(self, old: int, new: int) -> None:
-        """Clear a page that comes into use: the guest finds the empty overlay QEMU has there."""
-        mask = HV_PAGE_MASK | HV_PAGE_ENABLE
-        if new & HV_PAGE_ENABLE and (old ^ new) & mask:
-            try:
-                self._memory.zero(new & HV_PAGE_MASK, PAGE_SIZE)
-            except BadGpa:
-                pass  # KVM_CAP_HYPERV_SYNIC2 does not look at the page either
 
     def write_sint(self, n: int, value: int) -> None:
         """Take a guest's WRMSR to HV_X64_MSR_SINT0 + *n*.
@@ -223,5 +215,7 @@ class Synic:
                 timer.clear()
             self._queues.clear()
             self.control = self.siefp = self.simp = 0
+            for page in (self._sim, self._sief):
+                self._overlays.reset(page)
             self.sints[:] = [HV_SYNIC_SINT_MASKED] * HV_SYNIC_SINT_COUNT
             self._auto_eoi = frozenset()

@@ -28,7 +28,7 @@ class Vp:
 
     def __init__(self, partition: Partition, index: int) -> None:
         self.partition, self.index, self._world = partition, index, partition.world
-        self.synic = Synic(partition.world, index)
+        self.synic = Synic(partition.world, partition.overlays, index)
         self.stimers = tuple(
             Stimer(partition.world, partition.clock, self.synic, partition.features, index, i)
             for i in range(HV_SYNIC_STIMER_COUNT)

@@ -197,8 +197,8 @@ def test_a_message_too_long_is_our_own_error(ready: tuple[Synic, FakeWorld]) -> 
     ready[0].post_message(2, 1, b"x" * 240)
 
 
-def test_a_page_is_cleared_when_it_comes_into_use() -> None:
-    """QEMU has an empty overlay there; a guest need not clear its page itself."""
+def test_pages_are_overlays() -> None:
+    """Empty at first, they keep what is theirs, and the RAM comes back; QEMU's are the same."""
     partition, world = make()
     synic = partition.vps[0].synic
     for write, gpa in ((synic.write_simp, SIM), (synic.write_siefp, SIEF)):
@@ -210,6 +210,13 @@ def test_a_page_is_cleared_when_it_comes_into_use() -> None:
         world.memory.write(gpa, b"\x01")
         write(gpa | 3)  # still the same page
         assert world.memory.read(gpa, 1) == b"\x01"
+        write(gpa)
+        assert world.memory.read(gpa, 4096) == b"\xff" * 4096
+        write(gpa + 0x4000 | 1)
+        assert world.memory.read(gpa + 0x4000, 2) == b"\x01\x00"
+    synic.reset()
+    synic.write_simp(SIM | 1)
+    assert world.memory.read(SIM, 1) == b"\x00", "a reset forgets"
 
 
 def test_no_message_is_lost_between_two_threads(ready: tuple[Synic, FakeWorld]) -> None:
