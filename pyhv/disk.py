@@ -1,0 +1,340 @@
+"""A raw disk image: scattered reads and writes, flush, discard; locked against second use.
+
+I/O is buffered and done by the calling thread, which measured faster than handing it over for
+what the page cache has (1.6 us against 32 for 4 KiB). Any error of the host is an OSError of the
+call that met it; nothing is turned into success, and a flush that failed once fails for good.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+from struct import pack
+
+from .errors import ConfigError, HostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Buffers = Sequence[memoryview]
+
+IOV_MAX = 1024
+SECTOR_SIZES = (512, 4096)
+# fallocate(2) modes, linux/falloc.h
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE = 0x01, 0x02, 0x10
+NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
+ZEROS = memoryview(bytes(1 << 20))
+#: what other image formats begin with
+FORMATS = {
+    b"QFI\xfb": "qcow2", b"vhdxfile": "VHDX", b"conectix": "VHD", b"KDMV": "VMDK",
+    b"<<< ": "VDI", b"QED\0": "QED",
+}  # fmt: skip
+
+
+class Disk:
+    """An open image file or block device.
+
+    :param readonly: never written; shared with other readers.
+    :param snapshot: writes go to an unlinked temporary file (TMPDIR) and end with it.
+    :param sector_size: 512 or 4096 bytes.
+    :raises ConfigError: it is not there or no raw image. HostError: not permitted, or in use.
+
+    Offsets and lengths are bytes inside the disk, which the caller checks.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        readonly: bool = False,
+        snapshot: bool = False,
+        sector_size: int = 512,
+    ) -> None:
+        if sector_size not in SECTOR_SIZES:
+            raise ConfigError(f"sector size {sector_size}: 512 or 4096")
+        self.path, self.readonly, self.sector_size = os.fspath(path), readonly, sector_size
+        self.snapshot = snapshot and not readonly
+        self.size_bytes = 0
+        self._overlay: Overlay | None = None
+        self._flush_error = 0
+        self._identity = b""
+        self._fd = _open(self.path, not (readonly or snapshot))
+        try:
+            _lock(self._fd, self.path, exclusive=not (readonly or snapshot))
+            self._check_format()
+            self.update_size()
+            if self.snapshot:
+                self._overlay = Overlay(self)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_format(self) -> None:
+        head = os.pread(self._fd, 8, 0)
+        for magic, name in FORMATS.items():
+            if head.startswith(magic):
+                raise ConfigError(
+                    f"disk {self.path}: a {name} image; make it raw: qemu-img convert -O raw"
+                )
+
+    def update_size(self) -> bool:
+        """Look at the file's size again; True if it changed (the guest has then to be told).
+
+        :raises ConfigError: it is empty now, or not a whole number of sectors.
+        """
+        size = os.lseek(self._fd, 0, os.SEEK_END)
+        if not size:
+            raise ConfigError(f"disk {self.path}: empty; make one: truncate -s 4G FILE")
+        if size % self.sector_size:
+            raise ConfigError(
+                f"disk {self.path}: {size} bytes, not a multiple of {self.sector_size}: a copy cut "
+                f"short? copy it again, or pad it: truncate -s %{self.sector_size} FILE"
+            )
+        before, self.size_bytes = self.size_bytes, size
+        self.sectors = size // self.sector_size
+        return size != before
+
+    @property
+    def identity(self) -> bytes:
+        """16 bytes, the same for the same path in every run."""
+        if not self._identity:
+            from hashlib import blake2b
+
+            path = os.fsencode(os.path.realpath(self.path))
+            self._identity = blake2b(path, digest_size=16, person=b"pyhv disk").digest()
+        return self._identity
+
+    # data
+
+    def readv(self, offset: int, views: Buffers) -> None:
+        """Fill *views* from *offset* on."""
+        if self._overlay is not None:
+            self._overlay.readv(offset, views)
+        else:
+            self.read_image(offset, views)
+
+    def read_image(self, offset: int, views: Buffers) -> None:
+        """Fill *views* from the image file itself, below a snapshot."""
+        if len(views) == 1:  # most requests; without generator and sum
+            view = views[0]
+            if os.preadv(self._fd, views, offset) == len(view):
+                return
+        transfer(os.preadv, self._fd, offset, views)
+
+    def writev(self, offset: int, views: Buffers, sync: bool = False) -> None:
+        """Write *views* from *offset* on; with *sync* they are on the medium at return (FUA)."""
+        if self.readonly:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), self.path)
+        if self._overlay is not None:
+            self._overlay.writev(offset, views)
+        else:
+            transfer(os.pwritev, self._fd, offset, views, *((os.RWF_DSYNC,) if sync else ()))
+
+    def flush(self) -> None:
+        """Return when all that was written is on the medium.
+
+        Once it failed it always fails: the kernel tells of a lost page only once, and a retry
+        would turn the loss into success.
+        """
+        if self._flush_error:
+            raise OSError(self._flush_error, os.strerror(self._flush_error), self.path)
+        if self._overlay is None:
+            try:
+                os.fdatasync(self._fd)
+            except OSError as error:
+                self._flush_error = error.errno or errno.EIO
+                raise
+
+    def discard(self, offset: int, length: int) -> None:
+        """Give the blocks back to the host where it can do that; a hint, no promise."""
+        self._zero(offset, length, (FALLOC_FL_PUNCH_HOLE,))
+
+    def write_zeroes(self, offset: int, length: int, unmap: bool = False) -> None:
+        """Make the range read as zeros; with *unmap* preferably without blocks of the host."""
+        modes = (FALLOC_FL_ZERO_RANGE, FALLOC_FL_PUNCH_HOLE)
+        if not self._zero(offset, length, modes[::-1] if unmap else modes[:1]):
+            for at in range(0, length, len(ZEROS)):
+                self.writev(offset + at, [ZEROS[: length - at]])
+
+    def _zero(self, offset: int, length: int, modes: tuple[int, ...]) -> bool:
+        if self.readonly:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), self.path)
+        if self._overlay is not None:
+            self._overlay.zero(offset, length)
+            return True
+        for mode in modes:
+            code = fallocate(self._fd, mode | FALLOC_FL_KEEP_SIZE, offset, length)
+            if not code:
+                return True
+            if code not in NOT_SUPPORTED:
+                raise OSError(code, os.strerror(code), self.path)
+        return False
+
+    def close(self) -> None:
+        """Close the file, which unlocks it. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if self._overlay is not None:
+            self._overlay.close()
+
+
+class Overlay:
+    """What ``snapshot=on`` writes: an unlinked temporary file over *disk*'s image.
+
+    In clusters of 64 KiB; each is wholly here or wholly in the image.
+    """
+
+    CLUSTER = 1 << 16
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._here: set[int] = set()
+        try:
+            import tempfile
+
+            self._file = tempfile.TemporaryFile(prefix="pyhv-snapshot-", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise HostError(
+                f"disk {disk.path}: snapshot=on needs a temporary file: {error.strerror}; set "
+                "TMPDIR to where one can be"
+            ) from error
+        self._fd = self._file.fileno()
+
+    def readv(self, offset: int, views: Buffers) -> None:
+        """Fill *views*, run by run of clusters on the same side."""
+        runs: list[tuple[bool, int, list[memoryview]]] = []
+        for view in views:
+            at, size = 0, len(view)
+            while at < size:
+                cluster = offset // self.CLUSTER
+                here = cluster in self._here
+                n = min(size - at, (cluster + 1) * self.CLUSTER - offset)
+                if not runs or runs[-1][0] != here:
+                    runs.append((here, offset, []))
+                runs[-1][2].append(view[at : at + n])
+                at, offset = at + n, offset + n
+        for here, start, parts in runs:
+            if here:
+                transfer(os.preadv, self._fd, start, parts)
+            else:
+                self._disk.read_image(start, parts)
+
+    def writev(self, offset: int, views: Buffers) -> None:
+        """Write *views*."""
+        clusters = self._prepare(offset, sum(len(view) for view in views))
+        transfer(os.pwritev, self._fd, offset, views)
+        self._here.update(clusters)  # only now: a failed write leaves the old contents
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make the range read as zeros; whole clusters as holes."""
+        clusters = self._prepare(offset, length)
+        if fallocate(self._fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length):
+            for at in range(0, length, len(ZEROS)):
+                transfer(os.pwritev, self._fd, offset + at, [ZEROS[: length - at]])
+        elif os.fstat(self._fd).st_size < offset + length:
+            os.ftruncate(self._fd, offset + length)
+        self._here.update(clusters)
+
+    def _prepare(self, offset: int, length: int) -> range:
+        """Copy up the clusters that a range covers in part; return all that it touches."""
+        end, size = offset + length, self.CLUSTER
+        clusters = range(offset // size, (end - 1) // size + 1)
+        for cluster in {clusters[0], clusters[-1]} - self._here:
+            start = cluster * size
+            if offset > start or end < start + size:
+                data = memoryview(bytearray(size))
+                there = min(size, self._disk.size_bytes - start)
+                self._disk.read_image(start, [data[:there]])
+                transfer(os.pwritev, self._fd, start, [data])
+                self._here.add(cluster)
+        return clusters
+
+    def close(self) -> None:
+        """Let the file go, and with it all that was written."""
+        self._file.close()
+
+
+def transfer(call: object, fd: int, offset: int, views: Buffers, *flags: int) -> None:
+    """Call preadv or pwritev until all is moved: IOV_MAX, short transfers."""
+    todo = list(views)
+    while todo:
+        part = todo[:IOV_MAX]
+        done = call(fd, part, offset, *flags)  # type: ignore[operator]
+        if not done:  # past the end: the file was cut while it is open
+            raise OSError(errno.EIO, "the image file is shorter than it was")
+        offset += done
+        kept = 0
+        while kept < len(part) and done >= len(part[kept]):
+            done -= len(part[kept])
+            kept += 1
+        del todo[:kept]
+        if done:
+            todo[0] = todo[0][done:]
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> int:
+    """Call fallocate(2), which os has without modes; return the errno, 0 if it worked."""
+    call = _libc.get("fallocate")
+    if call is None:
+        call = ctypes.CDLL(None, use_errno=True).fallocate
+        call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+        _libc["fallocate"] = call
+    return ctypes.get_errno() if call(fd, mode, offset, length) else 0
+
+
+_libc: dict[str, ctypes._CFuncPtr] = {}  # type: ignore[name-defined]
+
+
+def _open(path: str, writable: bool) -> int:
+    """Open what *path* names if it can be a disk; blocks on nothing."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise ConfigError(f"disk {path}: no such file; look at the path") from None
+    except NotADirectoryError:
+        raise ConfigError(f"disk {path}: a part of the path is no directory") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise HostError(f"disk {path}: {getattr(error, 'strerror', None) or error}") from error
+    if stat.S_ISDIR(mode):
+        raise ConfigError(f"disk {path}: a directory; name the image file in it")
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        raise ConfigError(f"disk {path}: not a file or block device")
+    flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
+    if writable and stat.S_ISBLK(mode):
+        flags |= os.O_EXCL  # EBUSY when the host has it mounted
+    try:
+        return os.open(path, flags)
+    except PermissionError as error:
+        hint = "chmod u+w it, or use readonly=on or snapshot=on" if writable else "chmod u+r it"
+        raise HostError(f"disk {path}: {error.strerror}; {hint}") from error
+    except OSError as error:
+        hint = {
+            errno.EBUSY: "; it is mounted on this host: unmount it",
+            errno.EROFS: "; use readonly=on or snapshot=on",
+            errno.ETXTBSY: "; another program uses it",
+        }.get(error.errno or 0, "")
+        raise HostError(f"disk {path}: {error.strerror}{hint}") from error
+
+
+def _lock(fd: int, path: str, *, exclusive: bool) -> None:
+    """Take an open-file-description lock of the whole file: it ends with the descriptor.
+
+    QEMU locks single bytes in the same way, so a writer here and QEMU see each other.
+    """
+    kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            what = "image in use" if exclusive else "image in use by a writer"
+            raise HostError(
+                f"disk {path}: {what}; end the other machine or use a copy (several machines may "
+                "share an image with readonly=on or snapshot=on)"
+            ) from None
+        if error.errno not in (*NOT_SUPPORTED, errno.ENOLCK, errno.EINVAL):
+            raise HostError(f"disk {path}: lock: {error.strerror}") from error
+        # a file system without locks: as safe as the user makes it

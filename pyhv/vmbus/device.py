@@ -1,0 +1,62 @@
+"""What the bus asks of a device: a class with GUIDs and a few callbacks, all on the loop thread.
+
+A device in a test file::
+
+    class Echo(Device):
+        class_guid = "…"
+
+        def packet(self, channel, kind, flags, transaction, batch, start, body, end):
+            channel.complete(transaction, batch[body:end])
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .channel import Channel
+    from .server import VmbusServer
+
+
+class Device:
+    """Base of all devices on the bus; one offer, at most one server at a time.
+
+    ``class_guid`` picks the guest's driver, ``instance_guid`` names this one (text form);
+    ``offer_flags``, ``mmio_megabytes`` and ``user_data`` (120 bytes at most) go into the offer.
+    ``server`` is set while the device is offered.
+    """
+
+    class_guid = ""
+    instance_guid = ""
+    offer_flags = 0
+    mmio_megabytes = 0
+    user_data = b""
+    server: VmbusServer | None = None
+
+    def offered(self, server: VmbusServer) -> None:
+        """The device is on *server*'s bus now."""
+
+    def opened(self, channel: Channel) -> None:
+        """The guest opened *channel*, the primary or a sub-channel; packets may be sent."""
+
+    def closed(self, channel: Channel) -> None:
+        """*channel* is closed, whatever the reason; nothing can be sent."""
+
+    def packet(
+        self,
+        channel: Channel,
+        kind: int,
+        flags: int,
+        transaction: int,
+        batch: bytes,
+        start: int,
+        body: int,
+        end: int,
+    ) -> None:
+        """Serve one packet of the guest.
+
+        :param kind: VM_PKT_*. *flags*: bit 0, it wants a completion.
+        :param batch: a private copy; the type's own header is ``batch[start:body]``, the data
+            ``batch[body:end]``.
+        :raises BrokenRule: the guest broke a rule; the channel is closed.
+        """
+        raise NotImplementedError

@@ -1,0 +1,112 @@
+"""The data buffer of a request: guest pages by a packet's GPA ranges, as slices of guest RAM.
+
+The list lies in the packet's private copy, so the guest cannot change it under us; what the
+pages contain it can, and code that looks at contents takes a copy by :meth:`PageList.read`.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from ..errors import BadGpa
+from . import protocol as p
+from .rules import BrokenRule
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..memory import GuestMemory
+
+PAGE_SHIFT, PAGE = 12, 4096
+_header = p.GPA_DIRECT_HEADER.unpack_from
+_range = p.GPA_RANGE.unpack_from
+HEADERS = p.GPA_DIRECT_HEADER.size + p.GPA_RANGE.size
+
+
+class PageList:
+    """One object per device, filled anew for each request: no allocation on the hot path.
+
+    ``length`` is what the request says it may move; the list may be shorter or longer.
+    """
+
+    __slots__ = ("_batch", "_end", "_low", "_memory", "_start", "length")
+
+    def __init__(self, memory: GuestMemory) -> None:
+        self._memory = memory
+        self._low = memory.regions[0].size
+        self.set(b"", 0, 0, 0)
+
+    def set(self, batch: bytes, start: int, end: int, length: int) -> None:
+        """Point to ``batch[start:end]``, a GPA-direct packet's extra header; empty: no list."""
+        self._batch, self._start, self._end, self.length = batch, start, end, length
+
+    def views(self, need: int) -> list[memoryview]:
+        """Return the first *need* bytes (1 or more) as slices of guest RAM, neighbours merged.
+
+        :raises BrokenRule: the list is shorter, does not add up, or is not RAM.
+        """
+        batch, at, end = self._batch, self._start, self._end
+        if end - at < HEADERS:
+            raise BrokenRule("packet-ranges", f"no page list for {need} bytes")
+        count = _header(batch, at)[1]
+        at += 8
+        views: list[memoryview] = []
+        try:
+            for _ in range(count):
+                length, offset = _range(batch, at)
+                at += 8
+                pages = (offset + length + PAGE - 1) >> PAGE_SHIFT
+                after = at + pages * 8
+                if offset >= PAGE or not length or after > end:
+                    raise BrokenRule("packet-ranges", f"{length:#x} bytes at {offset:#x}")
+                if length > need:
+                    length = need
+                frames = array("Q", batch[at:after])
+                first = frames[0]
+                if pages == 1 or (
+                    frames[-1] - first == pages - 1
+                    and frames.tolist() == list(range(first, first + pages))
+                ):
+                    gpa = (first << PAGE_SHIFT) + offset
+                    if gpa + length > self._low:
+                        gpa = self._memory.offset(gpa, length)
+                    views.append(self._memory.bytes[gpa : gpa + length])
+                else:
+                    self._scattered(frames.tolist(), offset, length, views)
+                need -= length
+                if not need:
+                    return views
+                at = after
+                if end - at < 8:
+                    break
+        except BadGpa as error:
+            raise BrokenRule("packet-ranges", str(error)) from None
+        raise BrokenRule("packet-ranges", f"{need} bytes more than the page list has")
+
+    def _scattered(
+        self, frames: list[int], offset: int, length: int, views: list[memoryview]
+    ) -> None:
+        memory, ram = self._memory, self._memory.bytes
+        ends = [i for i in range(1, len(frames)) if frames[i] != frames[i - 1] + 1]
+        ends.append(len(frames))
+        start = 0
+        for stop in ends:
+            size = min(length, ((stop - start) << PAGE_SHIFT) - offset)
+            at = memory.offset((frames[start] << PAGE_SHIFT) + offset, size)
+            views.append(ram[at : at + size])
+            length -= size
+            if not length:
+                return
+            start, offset = stop, 0
+
+    def read(self, length: int) -> bytes:
+        """Return a private copy of the first *length* bytes."""
+        return b"".join([bytes(view) for view in self.views(length)]) if length else b""
+
+    def write(self, data: bytes, allocation: int) -> int:
+        """Answer with *data*, cut to *allocation* and to ``length``; return the bytes moved."""
+        size = min(len(data), allocation, self.length)
+        done = 0
+        for view in self.views(size) if size else ():
+            view[:] = data[done : done + len(view)]
+            done += len(view)
+        return size
