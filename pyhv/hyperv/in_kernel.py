@@ -11,8 +11,8 @@ from _collections import deque
 
 from ..errors import BadGpa, HostError, KvmError
 from ..kvm import uapi
-from ..memory import PAGE_SIZE
 from .connections import Connections
+from .overlay import Overlays
 from .synic import fill_slot
 from .tlfs import (
     HV_PAGE_ENABLE,
@@ -70,6 +70,7 @@ class InKernel:
         self._on_reset, self._on_crash = on_reset, on_crash
         self._threads: list[VcpuThread] = []
         self.connections = Connections(memory)
+        self.overlays = Overlays(memory)
         self._pages = [(0, 0, 0)] * len(vcpus)  # SCONTROL, SIEFP, SIMP
         self._sints: dict[tuple[int, int], _Sint] = {}
         self._bound: dict[int, int] = {}
@@ -108,16 +109,14 @@ class InKernel:
         return served
 
     def _pages_moved(self, vp: int, pages: tuple[int, int, int]) -> None:
-        """Note the VP's SCONTROL, SIEFP, SIMP; a page that comes into use is cleared.
+        """Note the VP's SCONTROL, SIEFP, SIMP, and lay the pages where they are now.
 
-        With KVM_CAP_HYPERV_SYNIC2 KVM leaves the page to us; QEMU lays an empty one over it.
+        With KVM_CAP_HYPERV_SYNIC2 KVM leaves that to us; an address without RAM is no fault in KVM.
         """
-        for old, new in zip(self._pages[vp][1:], pages[1:], strict=True):
-            if new & HV_PAGE_ENABLE and (old ^ new) & (HV_PAGE_MASK | HV_PAGE_ENABLE):
-                try:
-                    self.memory.zero(new & HV_PAGE_MASK, PAGE_SIZE)
-                except BadGpa:
-                    pass  # no fault in KVM either; nothing will be delivered
+        control, siefp, simp = pages
+        self._pages[vp] = (control, 0, 0)  # no event, no message while a page is on its way
+        self.overlays.place(("SIEF", vp), siefp)
+        self.overlays.place(("SIM", vp), simp)
         self._pages[vp] = pages
         for (owner, _), sint in list(self._sints.items()):
             if owner == vp:
@@ -238,3 +237,4 @@ class InKernel:
             os.close(sint.eventfd)
             os.close(sint.resample)
         self._sints.clear()
+        self.overlays.clear()

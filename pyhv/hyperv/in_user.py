@@ -282,6 +282,7 @@ class InUser:
         """End the timers; the vCPU threads must have ended."""
         self._stopping = True
         self._timers.close()
+        self.partition.overlays.clear()
 
 
 def _nothing() -> None:
