@@ -6,6 +6,8 @@ no state of KVM or of a device can survive by mistake.
 
 from __future__ import annotations
 
+import threading
+
 from . import cpustate
 from .bus import Bus, io_word
 from .devices.cf9 import ResetControl
@@ -35,6 +37,7 @@ COM1, COM1_IRQ, SCI_GSI = 0x3F8, 4, 9
 DRAIN_BUSY_S, DRAIN_IDLE_S = 0.005, 0.05
 STUCK_CHECK_S = 3.0
 RFLAGS_IF = 1 << 9
+AP_WAITS = (1, 2)  # KVM_MP_STATE_UNINITIALIZED, _INIT_RECEIVED: nobody has started this vCPU yet
 
 
 class Board:
@@ -44,9 +47,10 @@ class Board:
         self.machine = machine
         config, memory = machine.config, machine.memory
         self.vcpus: list[Vcpu] = []
+        self.threads: list[VcpuThread] = []
         self.driver: InKernel | InUser | None = None
         self.vmbus = None
-        self.ended = False
+        self.ended = self.closed = False
         self.bus = Bus()
         self.vm = Vm(machine.kvm, memory)
         try:
@@ -59,7 +63,8 @@ class Board:
             for vcpu in self.vcpus:
                 machine.cpuid_for(vcpu.index).install(vcpu.fd)
                 vcpu.set_msr(cpustate.MSR_MTRR_DEF_TYPE, cpustate.MTRR_ENABLED_WRITE_BACK)
-            self.threads = [VcpuThread(vcpu, self.bus, self._vcpu_failed) for vcpu in self.vcpus]
+            for vcpu in self.vcpus:
+                self.threads.append(VcpuThread(vcpu, self.bus, self._vcpu_failed))
             self._make_devices()
             self._make_vmbus()
             for thread in self.threads:
@@ -219,7 +224,7 @@ class Board:
             state = vcpu.get_struct(cpustate.requests.GET_MP_STATE, uapi.MpState).mp_state
             vcpu.fetch(uapi.KVM_SYNC_X86_REGS)
             waits = state == uapi.KVM_MP_STATE_HALTED and not vcpu.regs.rflags & RFLAGS_IF
-            if waits or state == 1:  # KVM_MP_STATE_UNINITIALIZED: an AP nobody started
+            if waits or state in AP_WAITS:
                 halted.append(thread.index)
             if len(halted) == len(self.threads) and 0 in halted:
                 details = self.details(thread)
@@ -241,18 +246,33 @@ class Board:
                 thread.thread.join()
         self.serial.drain()
 
+    def leave_here(self) -> None:
+        """Called on a vCPU's thread: do not go back into the guest. Elsewhere: nothing."""
+        here = threading.get_ident()
+        for thread in self.threads:
+            if thread.thread.ident == here:
+                thread.leave()
+
     def close(self) -> None:
-        """Give everything back; the vCPU threads must have ended. Not twice."""
-        self.ended = True
-        if self.vmbus is not None:
-            self.vmbus.close()
-        if self.driver is not None:
-            self.driver.close()
-        for thread in getattr(self, "threads", ()):
-            thread.pio.release()
-        for vcpu in self.vcpus:
-            vcpu.close()
-        self.vm.close()
+        """Give everything back; the vCPU threads must have ended. Idempotent.
+
+        No step keeps the next from being made; the first one's error is raised at the end.
+        """
+        if self.closed:
+            return
+        self.ended = self.closed = True
+        steps = [part.close for part in (self.vmbus, self.driver) if part is not None]
+        steps += [thread.release for thread in self.threads]
+        steps += [part.close for part in (*self.vcpus, self.vm)]
+        self.threads = []
+        errors = []
+        for step in steps:
+            try:
+                step()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
 
 def _nothing() -> None:

@@ -50,14 +50,18 @@ class EventLoop:
     def call(self, function: Callable[[], None]) -> None:
         """Run *function* soon on the loop thread; any thread may call."""
         self._calls.append(function)
-        if self._wake >= 0:  # closed: the machine is gone, and so is what the call was for
-            os.eventfd_write(self._wake, 1)
+        self._rouse()
+
+    def _rouse(self) -> None:
+        wake = self._wake
+        if wake >= 0:  # closed: the machine is gone, and so is what the call was for
+            os.eventfd_write(wake, 1)
 
     def after(self, seconds: float, function: Callable[[], None]) -> None:
         """Run *function* once on the loop thread, not before *seconds* from now."""
         heappush(self._timers, (time.monotonic() + seconds, next(self._sequence), function))
         if threading.current_thread() is not self.thread:
-            os.eventfd_write(self._wake, 1)
+            self._rouse()
 
     def _woken(self) -> None:
         os.eventfd_read(self._wake)
@@ -93,6 +97,7 @@ class EventLoop:
         self._timers.clear()
         self._calls.clear()
         self._callbacks.clear()
+        del self._failed
         self._epoll.close()
         wake, self._wake = self._wake, -1
         if wake >= 0:

@@ -6,12 +6,13 @@ with in_user timers one more. ``with Machine(...) as vm`` leaves none of them be
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 
 from . import runloop
 from .board import Board
-from .errors import ConfigError, Exit, HostError
+from .errors import ConfigError, Exit, HostError, PyhvError
 from .events import EventLoop
 from .kvm.cpuid import Cpuid
 from .kvm.system import Kvm
@@ -20,6 +21,8 @@ from .stop import Stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .boot.entry import EntryState
     from .config import MachineConfig
     from .console import Console
@@ -57,6 +60,8 @@ class Machine:
             stop = vm.wait(timeout=60)
     """
 
+    _closed = True  # until there is something to close
+
     def __init__(
         self, config: MachineConfig | None = None, console: Console | None = None, **options: object
     ) -> None:
@@ -73,14 +78,16 @@ class Machine:
         self.cmos: Cmos | None = None  # the battery keeps the clock and its RAM over resets
         self.board: Board | None = None
         self.result: Stop | None = None
-        self._stop_lock = threading.Lock()
+        self._stop_lock = threading.RLock()  # a signal handler may call kill() inside kill()
+        self._board_lock = threading.Lock()  # a board is not buried while input goes into it
+        self._close_lock = threading.Lock()
         self._stopping: Stop | None = None
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
-        self._closed = False
         self.kvm = Kvm()
         self.memory: GuestMemory | None = None
         self.events: EventLoop | None = None
+        self._closed = False
         try:
             self._choose_driver()
             self._open_disks()
@@ -88,10 +95,14 @@ class Machine:
             self.events = EventLoop(self.internal_error)
             runloop.install_kick_handler()
             self.board = Board(self)
+        except OSError as error:
+            self.close()
+            if isinstance(error, PyhvError):
+                raise
+            raise HostError(f"building a machine: {error}{_remedy(error)}") from error
         except BaseException:
             self.close()
             raise
-        self.console.connect(self._console_input)
 
     # what a board asks for
 
@@ -165,32 +176,50 @@ class Machine:
             if self._stopping is not None:
                 return
             self._stopping = Stop(kind, status, text, details or {})
-        if self._thread is not None:
-            self.events.call(self._finish)
+            if self._thread is not None:  # else _main will see it
+                self._call(self._finish)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        """Have the loop thread run *function*; nothing once the loop is closed, from any thread."""
+        with self._stop_lock:
+            if self.events is not None:
+                self.events.call(function)
+
+    def _leave(self) -> None:
+        """The guest ended this life of the machine: the calling vCPU does not go on."""
+        board = self.board
+        if board is not None:
+            board.leave_here()
 
     def power_off(self) -> None:
         """The guest entered ACPI S5."""
         self.stop("poweroff", "the guest powered off")
+        self._leave()
 
     def exit(self, status: int) -> None:
         """The guest wrote the debug-exit port."""
         self.stop("exit", f"the guest ended with status {status}", status=status & 0xFF)
+        self._leave()
 
     def request_reset(self, why: str) -> None:
         """The guest asked for a reset."""
         if self.config.no_reboot:
             self.stop("reset", f"the guest reset ({why})")
-            return
-        board = self.board
-        self.events.call(lambda: self._reset(board))
+        else:
+            self.reset()
+        self._leave()
 
     def hv_crash(self, parameters: tuple[int, ...], control: int) -> None:
         """The guest wrote HV_X64_MSR_CRASH_CTL."""
         details: dict[str, object] = {"parameters": parameters, "control": control}
         self.stop("hv-crash", "the guest reported a crash", details)
+        self._leave()
 
     def internal_error(self, error: BaseException) -> None:
         """Something of ours failed; the machine stops, the process lives on."""
+        if isinstance(error, PyhvError):  # a sentence for people, from a reset or from KVM
+            self.stop("error", str(error))
+            return
         import traceback
 
         text = "".join(traceback.format_exception(error))
@@ -200,56 +229,89 @@ class Machine:
         if board is not self.board or board is None or self._stopping is not None:
             return  # a second request of the same life
         board.halt()
-        board.close()
-        self.board = None
+        self._bury()
         if self._stopping is not None:
             self._finish()
             return
         self.board = Board(self)
         self.board.start()
 
-    def _finish(self) -> None:
-        board, self.board = self.board, None
+    def _bury(self) -> None:
+        """Close the board, whose vCPUs have been halted."""
+        with self._board_lock:
+            board, self.board = self.board, None
         if board is not None:
-            board.halt()
-            if self._stopping.kind in ("quit", "time-limit"):
-                for thread in board.threads[:1]:
-                    self._stopping.details.update(board.details(thread))
             board.close()
-        self.events.end()
+
+    def _finish(self) -> None:
+        """End the loop, whatever fails on the way: :meth:`wait` must return."""
+        try:
+            board = self.board
+            if board is not None:
+                board.halt()
+                if self._stopping.kind in ("quit", "time-limit"):
+                    for thread in board.threads[:1]:
+                        self._stopping.details.update(board.details(thread))
+            self._bury()
+        finally:
+            self.events.end()
 
     # for callers
 
     def start(self) -> None:
         """Run the machine; returns at once."""
-        if self._thread is not None:
-            raise ConfigError("this machine was started already")
-        # a computing thread must give the GIL to an exiting vCPU soon (measured: 9 times more exits)
-        sys.setswitchinterval(1e-4)
-        self._thread = threading.Thread(target=self._main, name="events", daemon=True)
-        self._thread.start()
+        with self._close_lock:
+            if self._closed:
+                raise ConfigError("start: this machine is closed")
+            if self._thread is not None:
+                raise ConfigError("start: this machine was started already; make a new one")
+            thread = threading.Thread(target=self._main, name="events", daemon=True)
+            with self._stop_lock:
+                self._thread = thread
+            self.console.connect(self._console_input)
+            runloop.quick_switching(+1)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._thread = None
+                runloop.quick_switching(-1)
+                raise HostError(f"start: {error}; the limit of threads (ulimit -u) is reached") from error
 
     def _main(self) -> None:
         try:
-            self.board.start()
+            if self._stopping is not None:  # killed before it began
+                self._finish()
+            else:
+                self.board.start()
             self.events.run()
         except BaseException as error:
             self.internal_error(error)
-            if self.board is not None:
-                self.board.halt()
         finally:
+            try:
+                self._clear_up()
+            except Exception as error:
+                self.internal_error(error)
             self.result = self._stopping
-            for disk in self.disks:
-                disk.close()
             self._done.set()
             self.console.finish()
+
+    def _clear_up(self) -> None:
+        """Close what a machine that stopped needs no more: the board, if still there, and disks."""
+        for disk in self.disks:
+            disk.close()
+        if self.board is not None:
+            self.board.halt()
+            self._bury()
 
     def wait(self, timeout: float | None = None) -> Stop:
         """Return why the machine stopped.
 
         :param timeout: seconds; None waits for ever.
         :raises TimeoutError: it still runs.
+        :raises ConfigError: it was never started.
         """
+        if self._thread is None:
+            raise ConfigError("wait: this machine was not started")
         if not self._done.wait(timeout):
             raise TimeoutError(f"the machine still runs after {timeout} s")
         return self.result
@@ -257,43 +319,62 @@ class Machine:
     def reset(self) -> None:
         """Press the reset button."""
         board = self.board
-        self.events.call(lambda: self._reset(board))
+        self._call(lambda: self._reset(board))
 
     def kill(self, kind: str = "quit", text: str = "stopped from outside") -> None:
         """Stop at once, without the guest's help; :meth:`wait` then returns."""
         self.stop(kind, text)
 
     def _console_input(self, data: bytes) -> int:
-        board = self.board
-        if board is None:
-            return 0
-        if self.bios is not None and not board.serial.programmed:
-            self.bios.key_input(data)
-            return len(data)
-        return board.uart.receive(data)
+        with self._board_lock:
+            board = self.board
+            if board is None:
+                return 0
+            if self.bios is not None and not board.serial.programmed:
+                self.bios.key_input(data)
+                return len(data)
+            return board.uart.receive(data)
 
     def close(self) -> None:
-        """Stop if it runs, and give back every thread, descriptor and page. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._thread is not None:
-            self.kill()
-            self._thread.join()
-        elif self.board is not None:
-            self.board.close()
-            self.board = None
-        for disk in self.disks:
-            disk.close()
-        if self.events is not None:
-            self.events.close()
-        self.bios = None
-        if self.memory is not None:
-            self.memory.close()
-        self.kvm.close()
+        """Stop if it runs, and give back every thread, descriptor and page. Idempotent.
+
+        Any thread but the machine's own may call; :meth:`wait` tells the result afterwards, too.
+        """
+        if self._thread is threading.current_thread():
+            raise ConfigError("close: not from the machine's own thread; call kill() there")
+        with self._close_lock:
+            if self._closed:
+                return
+            self._closed, thread = True, self._thread
+            if thread is not None:
+                self.kill()
+                thread.join()
+                runloop.quick_switching(-1)
+            with self._stop_lock:
+                events, self.events = self.events, None
+            try:
+                self._clear_up()
+            finally:
+                if events is not None:
+                    events.close()
+                self.bios = self.cmos = None
+                if self.memory is not None:
+                    self.memory.close()
+                self.kvm.close()
+
+    def __del__(self) -> None:
+        """A machine that was dropped unclosed and never ran, or has ended, leaves nothing either."""
+        if not self._closed and not sys.is_finalizing():
+            self.close()
 
     def __enter__(self) -> Machine:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "; a machine needs about 10 descriptors, raise the limit (ulimit -n)"
+    return ""

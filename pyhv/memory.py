@@ -34,6 +34,9 @@ _CODE = {
     "nop": b"\xc3",  # ret: a signal handler that does nothing (see runloop.py)
 }
 _SLOT = 64
+# PYFUNCTYPE keeps the GIL: the code runs for nanoseconds, giving it up would cost more
+_OR8 = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint8)
+_BTS = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32)
 
 
 def machine_code(name: str) -> int:
@@ -86,11 +89,7 @@ class GuestMemory:
         self.bytes = memoryview(self.mapping)
         self.u32 = self.bytes.cast("I")
         self.u64 = self.bytes.cast("Q")
-        # PYFUNCTYPE keeps the GIL: the code runs for nanoseconds, giving it up would cost more
-        self._or8 = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint8)(machine_code("or8"))
-        self._bts = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32)(
-            machine_code("bts")
-        )
+        self._or8, self._bts = _OR8(machine_code("or8")), _BTS(machine_code("bts"))
         self._low = low
 
     def offset(self, gpa: int, length: int) -> int:

@@ -46,7 +46,11 @@ class _Sint:
     def __init__(self, vp: int, sint: int) -> None:
         self.vp, self.sint = vp, sint
         self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.resample = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            self.resample = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except OSError:
+            os.close(self.eventfd)
+            raise
         self.queue: deque[tuple[int, bytes]] = deque()
         self.scheduled = False
 
@@ -74,6 +78,7 @@ class InKernel:
         self._pages = [(0, 0, 0)] * len(vcpus)  # SCONTROL, SIEFP, SIMP
         self._sints: dict[tuple[int, int], _Sint] = {}
         self._bound: dict[int, int] = {}
+        self._closed = False
         for vcpu in vcpus:
             if features.synic:
                 vcpu.enable_cap(uapi.KVM_CAP_HYPERV_SYNIC2)
@@ -165,6 +170,8 @@ class InKernel:
         """Queue a message for a SIM slot."""
 
         def enqueue() -> None:
+            if self._closed:
+                return  # a reset came first
             route = self._sint(vp_index, sint)
             route.queue.append((message_type, payload))
             self._schedule(route)
@@ -232,6 +239,7 @@ class InKernel:
 
     def close(self) -> None:
         """Close the routes' descriptors; on the event-loop thread or after it ended."""
+        self._closed = True
         for sint in self._sints.values():
             self.events.remove(sint.resample)
             os.close(sint.eventfd)

@@ -58,7 +58,6 @@ class InUser:
         self.vm, self.vcpus, self.memory, self.features = vm, vcpus, memory, features
         self._on_reset, self._on_crash = on_reset, on_crash
         self._threads: list[VcpuThread] = []
-        self._timers = TimerThread(failed)
         self._tsc_khz = vcpus[0].tsc_khz()
         self._tsc_offset = vcpus[0].tsc_offset()
         self._skew_ns = self._skew_checked_ns = 0
@@ -71,6 +70,7 @@ class InUser:
             lapic = vcpu.get_struct(requests.GET_LAPIC, uapi.LapicState)
             requests.SET_LAPIC(vcpu.fd, lapic)
         self.partition = Partition(features, self, len(vcpus), HYPERCALL_PAGE)
+        self._timers = TimerThread(failed)  # last: who cannot be made closes nothing
 
     def attach(self, threads: list[VcpuThread]) -> None:
         """Put our handlers into the vCPUs' tables; before they start."""
@@ -283,6 +283,9 @@ class InUser:
         self._stopping = True
         self._timers.close()
         self.partition.overlays.clear()
+        # The partition and this refer to each other; the machine shall not wait for a collector.
+        self._threads = []
+        del self.partition, self._timers, self._on_reset, self._on_crash
 
 
 def _nothing() -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..kvm.vcpu import Vcpu
 
 RETRY_NS = 100_000
+_PAGE = ctypes.c_uint32 * 256
 
 APIC_TPR, APIC_EOI, APIC_ISR, APIC_TMR, APIC_ICR = 0x80, 0xB0, 0x100, 0x180, 0x300
 X2APIC_MSR = 0x800  # + register >> 4
@@ -25,7 +26,7 @@ CR4_PGE = 1 << 7
 
 def _lapic(vcpu: Vcpu) -> ctypes.Array:
     state = vcpu.get_struct(requests.GET_LAPIC, uapi.LapicState)
-    return (ctypes.c_uint32 * 256).from_buffer(state)  # type: ignore[arg-type]
+    return _PAGE.from_buffer(state)  # type: ignore[arg-type]
 
 
 def _x2apic(vcpu: Vcpu) -> bool:

@@ -6,6 +6,7 @@ import ctypes
 
 from ..errors import HostError
 from . import requests
+from .ioctl import array
 from .uapi import KVM_CPUID_FLAG_SIGNIFCANT_INDEX, CpuidEntry2
 
 EAX, EBX, ECX, EDX = range(4)
@@ -16,8 +17,9 @@ CpuidTable = dict[tuple[int, int], list[int]]
 
 
 def _buffer(count: int) -> tuple[ctypes.Array, ctypes.c_uint32, ctypes.Array]:
-    raw = (ctypes.c_uint8 * (8 + 40 * count))()
-    return raw, ctypes.c_uint32.from_buffer(raw), (CpuidEntry2 * count).from_buffer(raw, 8)
+    raw = array(ctypes.c_uint8, 8 + 40 * count)()
+    entries = array(CpuidEntry2, count).from_buffer(raw, 8)
+    return raw, ctypes.c_uint32.from_buffer(raw), entries
 
 
 def get_supported(fd: int, request: object = requests.GET_SUPPORTED_CPUID) -> list[tuple[int, ...]]:

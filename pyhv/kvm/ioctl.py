@@ -26,6 +26,17 @@ _ioctl = ctypes.CDLL(None, use_errno=True).ioctl
 _ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 
 
+_arrays: dict[tuple[type, int], type] = {}
+
+
+def array(item: type, count: int) -> Any:
+    """Return the type ``item * count``, one for ever: a new one each time costs 20 us and garbage."""
+    found = _arrays.get((item, count))
+    if found is None:
+        found = _arrays[item, count] = item * count  # type: ignore[operator]
+    return found
+
+
 class Ioctl:
     """One request. Call it with a descriptor and an argument; an error is a KvmError.
 

@@ -8,6 +8,7 @@ import os
 
 from ..errors import KvmError
 from . import requests, uapi
+from .ioctl import array
 from .vm import Vm, enable_cap
 
 PAGE = 4096
@@ -64,12 +65,12 @@ class Vcpu:
 
     def get_msr(self, index: int) -> int | None:
         """Return an MSR as the host sees it; None when KVM has none such."""
-        raw = (ctypes.c_uint64 * 3)(1, index)
+        raw = array(ctypes.c_uint64, 3)(1, index)
         return raw[2] if requests.GET_MSRS(self.fd, raw) == 1 else None
 
     def set_msr(self, index: int, value: int) -> bool:
         """Write an MSR from the host side; False when KVM refuses it."""
-        raw = (ctypes.c_uint64 * 3)(1, index, value)
+        raw = array(ctypes.c_uint64, 3)(1, index, value)
         return requests.SET_MSRS(self.fd, raw, f"{index:#x} = {value:#x}") == 1
 
     def get_struct(self, request: requests.Ioctl, kind: type) -> ctypes.Structure:
@@ -101,6 +102,9 @@ class Vcpu:
         del self.regs, self.sregs
         for view in (self.m64, self.m32, self.m16, self.m8):
             view.release()
-        self.run.close()
+        try:
+            self.run.close()
+        except BufferError:
+            pass  # somebody keeps a view, in a traceback perhaps; the mapping goes with it
         os.close(self.fd)
         self.fd = -1

@@ -6,6 +6,7 @@ import ctypes
 import os
 
 from . import requests, uapi
+from .ioctl import array
 from .system import Kvm
 
 TYPE_CHECKING = False
@@ -80,9 +81,9 @@ class Vm:
         rows = [r for r in rows if not (r[0] == 2 and r[2][0] == KVM_IRQCHIP_IOAPIC)]
         rows.append((0, 1, (KVM_IRQCHIP_IOAPIC, 2)))
         rows += [(gsi, kind, words) for gsi, (kind, words) in self._routes.items()]
-        raw = (ctypes.c_uint8 * (8 + 48 * len(rows)))()
+        raw = array(ctypes.c_uint8, 8 + 48 * len(rows))()
         ctypes.c_uint32.from_buffer(raw).value = len(rows)
-        entries = (uapi.IrqRoutingEntry * len(rows)).from_buffer(raw, 8)
+        entries = array(uapi.IrqRoutingEntry, len(rows)).from_buffer(raw, 8)
         for entry, (gsi, kind, words) in zip(entries, rows, strict=True):
             entry.gsi, entry.type = gsi, kind
             for i, word in enumerate(words):
@@ -113,7 +114,7 @@ class Vm:
             uapi.KVM_CAP_X86_USER_SPACE_MSR,
             uapi.KVM_MSR_EXIT_REASON_FILTER,
         )
-        bitmap = (ctypes.c_uint8 * ((count + 7) // 8))()
+        bitmap = array(ctypes.c_uint8, (count + 7) // 8)()
         filter_ = uapi.MsrFilter(uapi.KVM_MSR_FILTER_DEFAULT_ALLOW)
         filter_.ranges[0] = uapi.MsrFilterRange(
             uapi.KVM_MSR_FILTER_READ | uapi.KVM_MSR_FILTER_WRITE, count, base,
