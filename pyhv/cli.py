@@ -6,6 +6,7 @@ after it.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -166,8 +167,11 @@ def _run(config: MachineConfig, console: Console, serial: str, full: bool) -> in
         machine = make_machine(config, console)
     abandoned = False
     try:
+        for warning in machine.warnings:
+            say(f"warning: {warning}")
         say(_announcement(machine, config))
         machine.start()
+        gc.freeze()  # a collection would hold up every vCPU for the 2 ms it walks the modules
         from .report import report
         from .running import Session
 

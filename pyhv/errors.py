@@ -14,8 +14,8 @@ class Exit:
     """Exit statuses of ``python -m pyhv run``; README lists them too."""
 
     POWER_OFF = 0  # the guest powered off, or reset under -no-reboot
-    ERROR = 1  # PyhvError: this host or this file cannot
-    USAGE = 2  # the command line is wrong
+    ERROR = 1  # this host cannot do it, or something of ours failed
+    USAGE = 2  # the command line is wrong, or names a file that cannot be used
     TRIPLE_FAULT = 3  # triple fault or shutdown, as the CPU calls it
     KVM_ERROR = 4  # KVM could not go on: internal error, failed entry
     HV_CRASH = 5  # the guest wrote HV_X64_MSR_CRASH_CTL

@@ -130,6 +130,11 @@ class Machine:
             return "none"
         return "in_kernel" if self.in_kernel else "in_user"
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of ``-cpu``, a sentence each."""
+        return self.guest_cpuid.warnings
+
     def _open_disks(self) -> None:
         for drive in self.config.drives:
             from .disk import Disk
@@ -159,7 +164,7 @@ class Machine:
             self.memory, self.disks, self.console, e820.build(self.memory), self.stop,
             lambda: serial.programmed, board.cmos,
         )  # fmt: skip
-        return self.bios.install()
+        return self.bios.install(bios.bios_image(self.config.firmware))
 
     def clock_line(self, level: bool) -> None:
         """Drive the RTC's interrupt line on whatever board is in."""
@@ -283,6 +288,7 @@ class Machine:
                 self._finish()
             else:
                 self.board.start()
+                self._limit_time()
             self.events.run()
         except BaseException as error:
             self.internal_error(error)
@@ -294,6 +300,12 @@ class Machine:
             self.result = self._stopping
             self._done.set()
             self.console.finish()
+
+    def _limit_time(self) -> None:
+        limit = self.config.time_limit
+        if limit is not None:
+            text = f"the time limit of {limit:g} s ran out"
+            self.events.after(limit, lambda: self.stop("time-limit", text))
 
     def _clear_up(self) -> None:
         """Close what a machine that stopped needs no more: the board, if still there, and disks."""

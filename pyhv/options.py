@@ -109,8 +109,8 @@ NOT_HERE = {
 
 STATUSES = (
     (Exit.POWER_OFF, "the guest powered off, or reset under -no-reboot"),
-    (Exit.ERROR, "this host or a file cannot do what was asked"),
-    (Exit.USAGE, "the command line is wrong"),
+    (Exit.ERROR, "this host cannot do what was asked, or pyhv failed"),
+    (Exit.USAGE, "the command line is wrong, or names a file that cannot be used"),
     (Exit.TRIPLE_FAULT, "triple fault of a CPU"),
     (Exit.KVM_ERROR, "KVM could not go on"),
     (Exit.HV_CRASH, "the guest reported a crash through the Hyper-V crash registers"),

@@ -22,6 +22,7 @@ class FakeMachine:
     """Shows each input byte as <hex>; what else it does is *behave*."""
 
     driver_name = "in_user"
+    warnings = ()
 
     def __init__(self, config, console, behave=lambda machine: None):
         self.config, self.console, self.behave = config, console, behave

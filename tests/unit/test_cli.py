@@ -364,3 +364,18 @@ def test_help_needs_no_options_table():
     loaded = modules_after("import pyhv.cli; pyhv.cli.main([])")
     assert "pyhv.cli" in loaded
     assert not loaded & (HEAVY | {"pyhv.options", "pyhv.config", "threading"})
+
+
+def test_warnings_about_cpu_are_said(monkeypatch, capfd) -> None:
+    """QEMU warns of a mixed -cpu string and of features the host lacks; so do we."""
+    machine = FakeMachine
+    monkeypatch.setattr(machine, "warnings", ("mixed +X and X=V",), raising=True)
+    monkeypatch.setattr(
+        cli,
+        "make_machine",
+        lambda config, console: machine(
+            config, console, lambda m: m.end(Stop("poweroff", 0, "the guest powered off", {}))
+        ),
+    )
+    assert cli.main(["run", "-serial", "none"]) == 0
+    assert "pyhv: warning: mixed +X and X=V\n" in capfd.readouterr().err
