@@ -143,10 +143,12 @@ class Channel:
 
     def drain(self) -> None:
         """Serve the doorbell."""
+        if self._fd < 0:
+            return  # a wake-up of before it was closed
         try:
             os.eventfd_read(self._fd)
-        except OSError:
-            return  # a descriptor of before, still in the loop's list; or a wake-up for nothing
+        except BlockingIOError:
+            return  # the descriptor's number was another channel's when the loop saw it ready
         self.wakes += 1
         self._serve(self._in)
 

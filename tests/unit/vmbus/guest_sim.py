@@ -216,7 +216,8 @@ class Guest:
         return gpadl
 
     def open_message(self, relid: int, gpadl: int, out_page: int, vp: int = 0) -> bytes:
-        return struct.pack("<IIIIIII", 5, 0, relid, relid + 100, gpadl, vp, out_page) + bytes(120)
+        open_id = relid + 100 & 0xFFFFFFFF
+        return struct.pack("<IIIIIII", 5, 0, relid, open_id, gpadl, vp, out_page) + bytes(120)
 
     def open(
         self, relid: int, pages: tuple[int, int] = (32, 32), scattered: bool = False, vp: int = 0
