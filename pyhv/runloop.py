@@ -195,7 +195,15 @@ def describe_exit(entry: int | tuple[int, ...]) -> str:
         return f"wrmsr {rest[0]:#x} = {rest[1]:#x}: #GP"
     if reason == uapi.KVM_EXIT_X86_RDMSR:
         return f"rdmsr {rest[0]:#x}: #GP"
-    return f"{uapi.EXIT_NAMES.get(reason, reason)} {rest[0]:#x}"
+    name = str(uapi.EXIT_NAMES.get(reason, reason))
+    # the union in kvm_run begins with a 32-bit number in these; in others it may be a leftover
+    return f"{name} {rest[0] & 0xFFFFFFFF:#x}" if reason in _NUMBERED else name
+
+
+_NUMBERED = (
+    uapi.KVM_EXIT_INTERNAL_ERROR, uapi.KVM_EXIT_FAIL_ENTRY, uapi.KVM_EXIT_SYSTEM_EVENT,
+    uapi.KVM_EXIT_HYPERV,
+)  # fmt: skip
 
 
 _switching = [0, 0.0]  # machines that were started, the interval before the first of them

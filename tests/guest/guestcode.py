@@ -1,0 +1,159 @@
+"""Tiny guests from a few lines of assembly: a raw boot sector, or a 64-bit ELF kernel with an IDT.
+
+Both start through ``Machine(kernel=...)``. Macros for both: ``exit N`` (status 2 * N + 1),
+``power_off``, ``outb PORT, VALUE``. A guest leaves its findings in RAM at RESULTS; the host
+reads them between ``wait`` and ``close``.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+import pytest
+
+RESULTS = 0x80000
+ORIGIN = 0x7C00
+KERNEL = 0x100000
+
+MACROS = r"""
+        .macro outb port, value
+        mov $\value, %al
+        mov $\port, %dx
+        out %al, %dx
+        .endm
+        .macro exit status
+        outb 0xf4, \status
+        .endm
+        .macro power_off
+        mov $0x2000, %ax
+        mov $0x604, %dx
+        out %ax, %dx
+        .endm
+"""
+
+SECTOR = r"""
+        .code16
+        .globl _start
+_start: xor %ax, %ax
+        mov %ax, %ds
+        mov %ax, %es
+        mov %ax, %ss
+        mov $0x7c00, %sp
+        cld
+        jmp body
+        .org 510
+        .byte 0x55, 0xaa
+body:
+"""
+
+#: Every exception is counted and skipped: RIP += the 64-bit word at ``skip``. Vectors from 0x20
+#: on are counted and acknowledged. ``faults``, ``vector`` and ``interrupts`` tell the tale.
+LONG = r"""
+        .code64
+        .globl _start
+_start: mov $stack, %esp
+        lidt idtr
+        cld
+        jmp body
+        .macro gate target
+        .word \target - _start, 0x10, 0x8e00, 0x10      # offset, selector, attributes, offset
+        .long 0, 0
+        .endm
+        .balign 16
+idt:
+        .set n, 0
+        .rept 32
+        gate (exception+8*n)
+        .set n, n + 1
+        .endr
+        .rept 224
+        gate interrupt
+        .endr
+idtr:   .word . - idt - 1
+        .quad idt
+        .balign 8
+exception:                                              # 8 bytes a vector
+        .set n, 0
+        .rept 32
+        push $n
+        jmp caught
+        .balign 8
+        .set n, n + 1
+        .endr
+caught: push %rax
+        mov 8(%rsp), %rax
+        mov %rax, vector
+        incq faults
+        mov $0x27d00, %rax                              # 8, 10-14 and 17 have an error code
+        push %rcx
+        mov vector, %ecx
+        bt %rcx, %rax
+        pop %rcx
+        jc 1f
+        mov skip, %rax
+        add %rax, 16(%rsp)
+        pop %rax
+        add $8, %rsp
+        iretq
+1:      mov skip, %rax
+        add %rax, 24(%rsp)
+        pop %rax
+        add $16, %rsp
+        iretq
+interrupt:
+        incq interrupts
+        push %rax
+        mov $0xfee000b0, %eax
+        movl $0, (%rax)
+        pop %rax
+        iretq
+        .balign 8
+faults: .quad 0
+vector: .quad 0
+skip:   .quad 2
+interrupts: .quad 0
+        .balign 16
+        .skip 8192
+stack:
+body:
+"""
+
+
+@functools.cache
+def _folder() -> pathlib.Path:
+    """One folder for the whole run; removed with the interpreter."""
+    _folder.keep = tempfile.TemporaryDirectory(prefix="pyhv-guests-")  # type: ignore[attr-defined]
+    return pathlib.Path(_folder.keep.name)  # type: ignore[attr-defined]
+
+
+def _build(source: str, word: str, *link: str) -> str:
+    if not (shutil.which("as") and shutil.which("ld")):
+        pytest.skip("GNU as and ld are not installed")
+    name = hashlib.sha256((source + word).encode()).hexdigest()[:16]
+    image = _folder() / name
+    if not image.exists():
+        object_file = image.with_suffix(".o")
+        command = ["as", f"--{word}", "-o", str(object_file), "-"]
+        subprocess.run(command, input=source.encode(), check=True)
+        subprocess.run(["ld", *link, "-N", "--no-warn-rwx-segments", "-o", str(image), str(object_file)], check=True)
+        object_file.unlink()
+    return str(image)
+
+
+@functools.cache
+def sector(body: str) -> str:
+    """Return the path of a boot sector file that runs *body* in real mode; no BIOS is there."""
+    source = MACROS + SECTOR + body + "\n9999: hlt\n jmp 9999b\n"
+    return _build(source, "32", "-m", "elf_i386", f"-Ttext={ORIGIN:#x}", "--oformat=binary")
+
+
+@functools.cache
+def kernel(body: str) -> str:
+    """Return the path of an ELF64 kernel that runs *body* at CPL 0, 4 GiB mapped to themselves."""
+    source = MACROS + LONG + body + "\n9999: hlt\n jmp 9999b\n"
+    return _build(source, "64", "-m", "elf_x86_64", f"-Ttext={KERNEL:#x}")
