@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import sys
 import threading
+import time
 
 from . import runloop
 from .board import Board
@@ -76,6 +77,7 @@ class Machine:
         self.disks: list = []
         self.bios = None
         self.cmos: Cmos | None = None  # the battery keeps the clock and its RAM over resets
+        self.clock_zero_ns: int | None = None  # CLOCK_MONOTONIC when the first life's clock was 0
         self.board: Board | None = None
         self.result: Stop | None = None
         self._stop_lock = threading.RLock()  # a signal handler may call kill() inside kill()
@@ -234,6 +236,7 @@ class Machine:
         if board is not self.board or board is None or self._stopping is not None:
             return  # a second request of the same life
         board.halt()
+        self.clock_zero_ns = time.monotonic_ns() - board.vm.clock()[0]
         self._bury()
         if self._stopping is not None:
             self._finish()

@@ -135,6 +135,10 @@ class Vm:
         requests.GET_CLOCK(self.fd, data)
         return data.clock, data.flags, data.host_tsc
 
+    def set_clock(self, ns: int) -> None:
+        """Set kvmclock, before a vCPU runs: Hyper-V's reference time follows it."""
+        requests.SET_CLOCK(self.fd, uapi.ClockData(max(0, ns)), f"{ns} ns")
+
     def close(self) -> None:
         """Close the VM; its vCPUs must be closed first."""
         if self.fd >= 0:
