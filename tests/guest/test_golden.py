@@ -1,0 +1,275 @@
+"""Every reference dump of QEMU 10 again, by our probe guest, under each driver that this host has.
+
+A failure names set, section and line: leaf, register and bit, or MSR, or hypercall. What may
+differ is here by name, and in docs/deviations.md with its reason.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from golden_dump import GOLDEN, HYPERCALL_PAGE, cpuid_bits, differences, parse, read, value
+from probe import build
+
+from pyhv.errors import ConfigError, Exit, HostError
+from pyhv.kvm.system import Kvm
+from pyhv.machine import Machine
+from pyhv.stop import Stop
+
+pytestmark = [
+    pytest.mark.kvm,
+    pytest.mark.skipif(bool(build.missing()), reason=f"not installed: {build.missing()}"),
+]
+LIMIT_S = 60
+DUMPS = sorted(path.stem for path in GOLDEN.glob("[0-6]*.txt"))
+Rules = dict[str, Callable[[str, str], bool]]
+
+
+def drivers() -> list[str]:
+    """Return the drivers that work here; in_user needs nothing of the kernel."""
+    try:
+        kvm = Kvm()
+    except HostError:
+        return ["user"]  # the kvm mark skips it, or lets it fail
+    found = ["kernel", "user"] if kvm.has_hyperv() else ["user"]
+    kvm.close()
+    return found
+
+
+DRIVERS = drivers()
+every_driver = pytest.mark.parametrize("driver", DRIVERS)
+
+# What may differ
+
+
+def _becomes(old: str, new: str) -> Callable[[str, str], bool]:
+    """Return a test: the wanted line has *old* where the line that came has *new*."""
+    return lambda want, got: old in want and got == want.replace(old, new)
+
+
+#: in_user's hypercall page is ``out 0xe8, eax; ret``, and nothing else in the page is touched
+USER_PAGE: Rules = {HYPERCALL_PAGE: _becomes("0f01d9c3", "e7e8c3c3")}
+
+#: hv-passthrough leaves out what in_user refuses: no leaf A, so 5 is the highest
+USER_PASSTHROUGH: Rules = {
+    "40000000.00000000": _becomes(" 4000000a ", " 40000005 "),
+    "4000000a.00000000": _becomes(" 000a0000 ", " 00000000 "),
+}
+
+#: a reset makes a new VM: KVM's leftovers under QEMU (the old page number, since GUEST_OS_ID was
+#: cleared first; an invariant TSC once granted) are zero, as the TLFS has them
+AFTER_RESET: Rules = {
+    "msr 40000001": _becomes(" 0000000000300000", " 0000000000000000"),
+    "msr 40000118": _becomes(" 0000000000000001", " 0000000000000000"),
+}
+
+NESTED = ("hv-emsr-bitmap", "hv-tlbflush-direct")
+#: (set, drivers) -> the flags that pyhv refuses; without them the set is run all the same
+REFUSED: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {
+    ("2-syndbg+deps", ("kernel", "user")): ("hv-syndbg",),
+    ("1-hv_emsr_bitmap", ("user",)): NESTED[:1],
+    ("5-all", ("user",)): NESTED,
+    ("6-enforce-all", ("user",)): NESTED,
+    ("6-enforce-emsr_bitmap", ("user",)): NESTED[:1],
+    ("6-enforce-tlbflush_direct", ("user",)): NESTED[1:],
+}
+#: nothing but the refused flag: without it these guests have no Hyper-V at all
+ONLY_THAT = {"1-hv_emsr_bitmap", "6-enforce-emsr_bitmap"}
+
+
+def _no_leaf(want: str, got: str) -> bool:
+    return not any(cpuid_bits(got).values())
+
+
+_NO_LEAF_A: Rules = {
+    "40000000.00000000": _becomes(" 4000000a ", " 40000005 "),
+    "4000000a.00000000": _no_leaf,
+}
+#: what a set shows that runs without its refused flags
+WITHOUT: dict[str, Rules] = {
+    "hv-emsr-bitmap": _NO_LEAF_A,
+    "hv-tlbflush-direct": _NO_LEAF_A,
+    "hv-syndbg": {
+        "40000000.00000000": _becomes(" 40000082 ", " 40000005 "),
+        "40000003.00000000": _becomes(" 00000808", " 00000008"),
+        **{f"{leaf:08x}.00000000": _no_leaf for leaf in range(0x40000080, 0x40000083)},
+        **{
+            f"msr {msr:08x}": _becomes(" 0000000000000000", " #GP")
+            for msr in (*range(0x400000F1, 0x400000F6), 0x400000FF)
+        },
+        **{
+            f"wrmsr {msr:08x} {0:016x}": _becomes(" ok", " #GP") for msr in (0x400000F2, 0x400000FF)
+        },
+        # OPERATION_DENIED becomes INVALID_HYPERCALL_CODE
+        **{
+            f"hcall {code:016x} 0000000000305000 0000000000306000": _becomes("0008", "0002")
+            for code in (0x69, 0x6A, 0x6B)
+        },
+    },
+}
+
+
+def refused(driver: str, name: str) -> tuple[str, ...]:
+    """Return the flags of the set that the driver refuses."""
+    return next(
+        (flags for (one, where), flags in REFUSED.items() if one == name and driver in where), ()
+    )
+
+
+def deviations(driver: str, name: str) -> Rules:
+    """Return the lines of the set that may differ under the driver."""
+    rules: Rules = {}
+    if driver == "user":
+        rules |= USER_PAGE
+        if "passthrough" in name:
+            rules |= USER_PASSTHROUGH
+    for flag in refused(driver, name):
+        rules |= WITHOUT[flag]
+    return rules
+
+
+# Runs
+
+
+class Run(NamedTuple):
+    """What came of a guest: the text it left, why it stopped, KVM's TSC frequency in Hz."""
+
+    lines: list[tuple[str, str]]
+    stop: Stop
+    tsc_hz: int
+
+
+@functools.cache
+def run(driver: str, cpu: str, smp: int, scenario: str = "X", *, reboot: bool = False) -> Run:
+    """Run the probe once."""
+    with Machine(
+        cpu=cpu, smp=smp, hyperv=driver, kernel=str(build.kernel()), append=scenario,
+        memory="64M", no_reboot=not reboot,
+    ) as vm:  # fmt: skip
+        tsc_hz = vm.board.vcpus[0].tsc_khz() * 1000
+        vm.start()
+        try:
+            stop = vm.wait(LIMIT_S)
+        except TimeoutError:
+            vm.kill()
+            stop = vm.wait()
+        text = vm.memory.read(build.LOG_TEXT, vm.memory.read_u32(build.LOG)).decode("latin-1")
+    return Run(parse(text), stop, tsc_hz)
+
+
+def run_set(driver: str, name: str) -> Run:
+    """Run the set *name*, without the flags that the driver refuses."""
+    dump = read(name)
+    off = "".join(f",{flag}=off" for flag in refused(driver, name))
+    return run(driver, dump.cpu + off, dump.smp)
+
+
+def compared(driver: str, name: str, *, cpuid: bool) -> list[str]:
+    """Return the differences in the sections [cpuid], or in all the others."""
+    want, got = read(name).lines, run_set(driver, name).lines
+    found = differences(name, want, got, deviations(driver, name))
+    part = "[cpuid]:"
+    return [line for line in found if (part in line) == cpuid]
+
+
+# Tests
+
+PAIRS = [
+    (driver, name)
+    for driver in DRIVERS
+    for name in DUMPS
+    if not (name in ONLY_THAT and refused(driver, name))
+]
+every_set = pytest.mark.parametrize(("driver", "name"), PAIRS)
+
+
+def test_the_probe_builds(tmp_path: Path) -> None:
+    """From an empty folder too, not only out of the cache."""
+    build.build(tmp_path, build.operations.source())
+    assert (tmp_path / "probe.bin").read_bytes() == build.kernel().read_bytes()
+
+
+@every_set
+def test_cpuid(driver: str, name: str) -> None:
+    """The guest reads the same leaves."""
+    assert not compared(driver, name, cpuid=True)
+
+
+@every_set
+def test_msrs_hypercalls_pages_timers(driver: str, name: str) -> None:
+    """Everything else the probe did has the same outcome, and it ended as QEMU's guest did."""
+    assert not compared(driver, name, cpuid=False)
+    stop = run_set(driver, name).stop
+    assert (stop.kind, stop.status) == ("exit", read(name).status)
+
+
+@every_set
+def test_the_hosts_numbers(driver: str, name: str) -> None:
+    """TSC_FREQUENCY and the scale of the reference TSC page fit this host's TSC."""
+    dump = run_set(driver, name)
+    seen = {line[:12]: value(line) for _, line in dump.lines}
+    if seen["msr 40000022"] != "#GP":
+        assert int(seen["msr 40000022"], 16) == dump.tsc_hz
+    scale = bytes.fromhex(seen["mem 00301008"])
+    if len(set(scale)) > 1:  # not the probe's filling
+        exact = (10**7 << 64) // dump.tsc_hz
+        assert int.from_bytes(scale, "little") == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("driver", "name", "flags"),
+    [
+        (driver, name, flags)
+        for (name, where), flags in REFUSED.items()
+        for driver in where
+        if driver in DRIVERS
+    ],
+)
+def test_refused_by_name(driver: str, name: str, flags: tuple[str, ...]) -> None:
+    """What a driver cannot do it says, and starts nothing."""
+    with pytest.raises(ConfigError) as error:
+        run(driver, read(name).cpu, 1)
+    text = str(error.value)
+    assert tuple(part.split(":")[0] for part in text.split("; hv-")) == tuple(
+        flag.removeprefix("hv-") if i else flag for i, flag in enumerate(flags)
+    )
+    assert f"in_{driver}" in text
+
+
+@every_driver
+@pytest.mark.parametrize(("name", "scenario"), [("7-reset-cf9", "S"), ("7-reset-msr", "T")])
+def test_reset(driver: str, name: str, scenario: str) -> None:
+    """Two lives of one guest: what it set is gone, the reference time runs on."""
+    dump = read(name)
+    second = run(driver, dump.cpu, dump.smp, scenario, reboot=True)
+    assert not differences(name, dump.lines, second.lines, AFTER_RESET)
+    assert (second.stop.kind, second.stop.status) == ("exit", dump.status)
+    times = [int(value(line), 16) for _, line in second.lines if line.startswith("msr 40000020")]
+    assert len(times) == 2
+    assert times[0] < times[1]
+
+
+@every_driver
+def test_reset_without_reboot(driver: str) -> None:
+    """-no-reboot: the machine ends, with status 0."""
+    dump = read("8-reset-msr-noreboot")
+    end = run(driver, dump.cpu, dump.smp, "R")
+    assert end.lines == dump.lines
+    assert (end.stop.kind, end.stop.status) == ("reset", dump.status)
+
+
+@every_driver
+def test_crash_without_its_flag(driver: str) -> None:
+    """The crash MSRs work without hv-crash, and the five numbers arrive.
+
+    QEMU ends with status 0 (``-action panic=shutdown``); pyhv has a status of its own for it.
+    """
+    dump = read("8-crash-not-enabled")
+    end = run(driver, dump.cpu, dump.smp, "C")
+    assert end.lines == dump.lines
+    assert (end.stop.kind, end.stop.status) == ("hv-crash", Exit.HV_CRASH)
+    assert end.stop.details["parameters"] == tuple(0xABCDC0DE0000 + i for i in range(5))
