@@ -42,7 +42,7 @@ AP_WAITS = (1, 2)  # KVM_MP_STATE_UNINITIALIZED, _INIT_RECEIVED: nobody has star
 
 
 class Board:
-    """Made on any thread while nothing of an older board runs; :meth:`start`, then :meth:`close`."""
+    """Made while nothing of an older board runs, on any thread; :meth:`start`, :meth:`close`."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -134,9 +134,7 @@ class Board:
         from .vmbus.storvsc import Scsi
 
         machine = self.machine
-        self.vmbus = VmbusServer(
-            machine.memory, self.driver, machine.events, len(self.vcpus)
-        )
+        self.vmbus = VmbusServer(machine.memory, self.driver, machine.events, len(self.vcpus))
         if machine.disks:
             self.vmbus.offer(Scsi(machine.disks))
 
@@ -198,7 +196,9 @@ class Board:
     def _vcpu_failed(self, thread: VcpuThread, error: BaseException) -> None:
         if isinstance(error, KeyError) and error.args and error.args[0] == thread.vcpu.m32[2]:
             reason = uapi.EXIT_NAMES.get(error.args[0], f"exit reason {error.args[0]}")
-            error = PyhvError(f"vcpu {thread.index}: KVM came back with {reason}, which pyhv does not know")
+            error = PyhvError(
+                f"vcpu {thread.index}: KVM came back with {reason}, which pyhv does not know"
+            )
         self.machine.internal_error(error)
 
     # life

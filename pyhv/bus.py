@@ -48,7 +48,9 @@ class Bus:
         """Give ports *first*.. to *device*."""
         for port in range(first, first + count):
             if port in self._ports:
-                raise ConfigError(f"port {port:#x} is claimed twice: {self._ports[port][0]}, {device}")
+                raise ConfigError(
+                    f"port {port:#x} is claimed twice: {self._ports[port][0]}, {device}"
+                )
             self._ports[port] = (device, first)
 
     def claim_mmio(self, first: int, length: int, device: MmioDevice) -> None:

@@ -1,4 +1,4 @@
-"""Registers in and out of a vCPU: a loader's entry state, the BIOS's view, the words of a report."""
+"""Registers in and out of a vCPU: a loader's entry state, the BIOS's view, a report's words."""
 
 from __future__ import annotations
 

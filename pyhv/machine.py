@@ -7,6 +7,7 @@ with in_user timers one more. ``with Machine(...) as vm`` leaves none of them be
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import threading
 import time
@@ -101,7 +102,7 @@ class Machine:
             self.close()
             if isinstance(error, PyhvError):
                 raise
-            raise HostError(f"building a machine: {error}{_remedy(error)}") from error
+            raise HostError(f"building a machine: {os.strerror(error.errno or 0)}{_remedy(error)}") from error
         except BaseException:
             self.close()
             raise
@@ -113,11 +114,15 @@ class Machine:
 
         wanted, has_kernel = self.config.hyperv, self.kvm.has_hyperv()
         if wanted == "kernel" and not has_kernel:
-            raise HostError("--hyperv kernel: this host's KVM has no Hyper-V (CONFIG_KVM_HYPERV); use --hyperv user")
+            raise HostError(
+                "--hyperv kernel: this host's KVM has no Hyper-V (CONFIG_KVM_HYPERV); "
+                "use --hyperv user"
+            )
         self.in_kernel = has_kernel and wanted != "user"
         if not self.in_kernel and not self.kvm.has_msr_exits():
             raise HostError(
-                "Hyper-V in user space: this KVM cannot send MSR accesses to user space; Linux 5.10 or later can"
+                "Hyper-V in user space: this KVM cannot send MSR accesses to user space; "
+                "Linux 5.10 or later can"
             )
         host = self.kvm.supported_hv_cpuid() if self.in_kernel else None
         self.guest_cpuid = GuestCpuid(
@@ -175,7 +180,13 @@ class Machine:
 
     # endings
 
-    def stop(self, kind: str, text: str, details: dict[str, object] | None = None, status: int | None = None) -> None:
+    def stop(
+        self,
+        kind: str,
+        text: str,
+        details: dict[str, object] | None = None,
+        status: int | None = None,
+    ) -> None:
         """End the machine; the first caller's reason counts. Any thread, returns at once."""
         if status is None:
             status = STATUS[kind]
@@ -283,7 +294,9 @@ class Machine:
             except RuntimeError as error:
                 self._thread = None
                 runloop.quick_switching(-1)
-                raise HostError(f"start: {error}; the limit of threads (ulimit -u) is reached") from error
+                raise HostError(
+                    f"start: {error}; the limit of threads (ulimit -u) is reached"
+                ) from error
 
     def _main(self) -> None:
         try:
@@ -378,7 +391,7 @@ class Machine:
                 self.kvm.close()
 
     def __del__(self) -> None:
-        """A machine that was dropped unclosed and never ran, or has ended, leaves nothing either."""
+        """A machine that was dropped unclosed, before it ran or after, leaves nothing either."""
         if not self._closed and not sys.is_finalizing():
             self.close()
 

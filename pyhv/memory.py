@@ -95,7 +95,7 @@ class GuestMemory:
     def offset(self, gpa: int, length: int) -> int:
         """Return where *gpa* lies in the mapping; BadGpa unless all *length* bytes are RAM."""
         end = gpa + length
-        if 0 <= gpa and end <= self._low:
+        if gpa >= 0 and end <= self._low:
             return gpa
         if len(self.regions) > 1 and gpa >= HIGH and end <= HIGH + self.regions[1].size:
             return gpa - HIGH + self._low

@@ -1,4 +1,4 @@
-"""``class X(Record)`` is a NamedTuple without ``typing``: that import alone costs 13 ms of start-up.
+"""``class X(Record)`` is a NamedTuple without ``typing``, whose import costs 13 ms of start-up.
 
 Type checkers see typing.NamedTuple. At run time fields come from the annotations, which must
 be strings (``from __future__ import annotations``), defaults from the class body.

@@ -30,7 +30,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .stop import Stop
 
 EXITS_KEPT = 24
 SWITCH_INTERVAL_S = 1e-4
@@ -64,7 +63,9 @@ class VcpuThread:
     :param exits: exit reason -> function(), for all but ports, MMIO and MSRs.
     """
 
-    def __init__(self, vcpu: Vcpu, bus: Bus, failed: Callable[[VcpuThread, BaseException], None]) -> None:
+    def __init__(
+        self, vcpu: Vcpu, bus: Bus, failed: Callable[[VcpuThread, BaseException], None]
+    ) -> None:
         self.vcpu, self.bus, self.index = vcpu, bus, vcpu.index
         self.pio = PioTable(bus, vcpu.m8)
         self.rdmsr: dict[int, Callable[[], int]] = {}
@@ -222,4 +223,3 @@ def quick_switching(change: int) -> None:
         _switching[0] += change
         if not _switching[0]:
             sys.setswitchinterval(_switching[1])
-

@@ -42,7 +42,9 @@ class SerialRing:
             if first <= last:
                 data = bytes(self._bytes[base + first * ENTRY : base + last * ENTRY : ENTRY])
             else:
-                data = bytes(self._bytes[base + first * ENTRY : base + ENTRIES * ENTRY - DATA : ENTRY])
+                data = bytes(
+                    self._bytes[base + first * ENTRY : base + ENTRIES * ENTRY - DATA : ENTRY]
+                )
                 data += bytes(self._bytes[base : base + last * ENTRY : ENTRY])
             words[self._first] = last
             self.uart.transmit(data)

@@ -30,10 +30,12 @@ def main() -> None:
         if isinstance(value, int) and name.startswith("KVM_") and name not in NOT_IN_HEADER:
             lines.append(f'printf("number,{name},%ld\\n", (long)({name}));')
         elif isinstance(value, type) and issubclass(value, ctypes.Structure):
-            lines.append(f'printf("size,{value.__name__},%zu\\n", sizeof(struct {value.__name__}));')
+            lines.append(
+                f'printf("size,{value.__name__},%zu\\n", sizeof(struct {value.__name__}));'
+            )
             lines += [
                 f'printf("offset,{value.__name__}.{field[0]},%zu\\n", '
-                f"offsetof(struct {value.__name__}, {C_NAMES.get((value.__name__, field[0]), field[0])}));"
+                f"offsetof(struct {value.__name__}, {c_name(value.__name__, field[0])}));"
                 for field in value._fields_
                 if not field[0].startswith(("pad", "reserved"))
             ]
@@ -43,7 +45,8 @@ def main() -> None:
     lines += [
         f'printf("run,{name},%zu\\n", offsetof(struct kvm_run, {name}));' for name in RUN_OFFSETS
     ]
-    program = "#include <linux/kvm.h>\n#include <asm/kvm_para.h>\n#include <stdio.h>\n#include <stddef.h>\n"
+    headers = ("linux/kvm.h", "asm/kvm_para.h", "stdio.h", "stddef.h")
+    program = "".join(f"#include <{header}>\n" for header in headers)
     program += "int main(void) {" + "\n".join(lines) + "return 0; }\n"
     with tempfile.TemporaryDirectory() as folder:
         source, binary = pathlib.Path(folder, "p.c"), pathlib.Path(folder, "p")
@@ -68,6 +71,12 @@ C_NAMES = {
         "nmi_pad": "nmi.pad", "triple_fault_pending": "triple_fault.pending",
     }.items()
 }  # fmt: skip
+
+
+def c_name(struct: str, field: str) -> str:
+    """Return the header's name of a field."""
+    return C_NAMES.get((struct, field), field)
+
 
 if __name__ == "__main__":
     main()

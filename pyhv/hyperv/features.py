@@ -1,4 +1,4 @@
-"""The bits of CPUID leaves 0x40000003, 4 and A by their TLFS names: what flags set and MSRs ask for."""
+"""The bits of CPUID leaves 0x40000003, 4 and A by their TLFS names."""
 
 from __future__ import annotations
 

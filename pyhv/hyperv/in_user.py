@@ -1,4 +1,4 @@
-"""The Hyper-V interface on any KVM: MSR-filter exits, an OUT as hypercall, our own SynIC and timers.
+"""Hyper-V on any KVM: MSR-filter exits, an OUT as hypercall, our own SynIC and timers.
 
 Everything of the TLFS is in the pure core; this file lends it a KVM: it is the core's
 ``World``, and the ``SynicPort`` of VMBus. The hypercall page holds ``out imm8, eax; ret``:
@@ -263,7 +263,7 @@ class InUser:
         self.partition.connections.connect_messages(connection_id, handler)
 
     def bind_event(self, connection_id: int, eventfd: int) -> None:
-        """Route HvCallSignalEvent: the exit only writes the eventfd, the event loop does the work."""
+        """Route HvCallSignalEvent: the exit only writes the eventfd, the loop does the work."""
         self.partition.connections.bind_event(connection_id, eventfd)
 
     def unbind_event(self, connection_id: int) -> None:

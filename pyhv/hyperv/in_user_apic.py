@@ -52,7 +52,9 @@ def write(vcpus: list[Vcpu], index: int, register: int, value: int) -> None:
     vcpu = vcpus[index]
     if _x2apic(vcpu):
         offset = {HV_X64_MSR_EOI: APIC_EOI, HV_X64_MSR_ICR: APIC_ICR, HV_X64_MSR_TPR: APIC_TPR}
-        vcpu.set_msr(X2APIC_MSR + (offset[register] >> 4), 0 if register == HV_X64_MSR_EOI else value)
+        vcpu.set_msr(
+            X2APIC_MSR + (offset[register] >> 4), 0 if register == HV_X64_MSR_EOI else value
+        )
         return
     page = _lapic(vcpu)
     if register == HV_X64_MSR_TPR:

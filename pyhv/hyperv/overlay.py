@@ -1,6 +1,6 @@
 """Overlay pages: SIM and SIEF pages lie over guest RAM, which comes back when they go.
 
-TLFS, GPA overlay pages: an overlay covers the RAM under it, and keeps its own content while it is not
+TLFS, GPA overlay pages: an overlay covers the RAM under it, and keeps its content while it is not
 mapped; it is zero when the VP is made. Here a page is exchanged by copying it: no memory slot
 changes, and KVM and the host go on reaching the page by its GPA. So an overlay beyond RAM, which
 the TLFS and QEMU allow, is nowhere.

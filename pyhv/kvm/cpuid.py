@@ -1,4 +1,4 @@
-"""A vCPU's CPUID as a dict: what KVM_GET_SUPPORTED_CPUID gave, changed, and handed to KVM_SET_CPUID2."""
+"""A vCPU's CPUID as a dict: from KVM_GET_SUPPORTED_CPUID, changed, to KVM_SET_CPUID2."""
 
 from __future__ import annotations
 

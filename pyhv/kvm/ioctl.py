@@ -30,7 +30,7 @@ _arrays: dict[tuple[type, int], type] = {}
 
 
 def array(item: type, count: int) -> Any:
-    """Return the type ``item * count``, one for ever: a new one each time costs 20 us and garbage."""
+    """Return the type ``item * count``, always the same: a new one costs 20 us and garbage."""
     found = _arrays.get((item, count))
     if found is None:
         found = _arrays[item, count] = item * count  # type: ignore[operator]
@@ -48,7 +48,12 @@ class Ioctl:
     __slots__ = ("hints", "name", "number")
 
     def __init__(
-        self, name: str, nr: int, arg: Any = None, direction: str = "", hints: dict[int, str] | None = None
+        self,
+        name: str,
+        nr: int,
+        arg: Any = None,
+        direction: str = "",
+        hints: dict[int, str] | None = None,
     ) -> None:
         size = arg if isinstance(arg, int) else ctypes.sizeof(arg) if arg else 0
         way = ("w" in direction) | ("r" in direction) << 1

@@ -25,9 +25,7 @@ CREATE_VCPU = Ioctl(
         errno.EINVAL: "more vCPUs than this KVM allows",
     },
 )
-SET_USER_MEMORY_REGION = Ioctl(
-    "KVM_SET_USER_MEMORY_REGION", 0x46, uapi.UserspaceMemoryRegion, "w"
-)
+SET_USER_MEMORY_REGION = Ioctl("KVM_SET_USER_MEMORY_REGION", 0x46, uapi.UserspaceMemoryRegion, "w")
 SET_TSS_ADDR = Ioctl("KVM_SET_TSS_ADDR", 0x47)
 SET_IDENTITY_MAP_ADDR = Ioctl("KVM_SET_IDENTITY_MAP_ADDR", 0x48, 8, "w")
 CREATE_IRQCHIP = Ioctl("KVM_CREATE_IRQCHIP", 0x60)
@@ -48,7 +46,11 @@ GET_REGS = Ioctl("KVM_GET_REGS", 0x81, uapi.Regs, "r")
 SET_REGS = Ioctl("KVM_SET_REGS", 0x82, uapi.Regs, "w")
 GET_SREGS = Ioctl("KVM_GET_SREGS", 0x83, uapi.Sregs, "r")
 SET_SREGS = Ioctl(
-    "KVM_SET_SREGS", 0x84, uapi.Sregs, "w", {errno.EINVAL: "segment or control registers that no CPU has"}
+    "KVM_SET_SREGS",
+    0x84,
+    uapi.Sregs,
+    "w",
+    {errno.EINVAL: "segment or control registers that no CPU has"},
 )
 GET_MSRS = Ioctl("KVM_GET_MSRS", 0x88, 8, "rw")
 SET_MSRS = Ioctl("KVM_SET_MSRS", 0x89, 8, "w")

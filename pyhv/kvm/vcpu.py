@@ -1,4 +1,4 @@
-"""One vCPU: its descriptor, its kvm_run page as views, and its registers; running is runloop's job."""
+"""One vCPU: its descriptor, its kvm_run page as views, its registers; runloop.py runs it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Vcpu:
         self.m64[uapi.RUN_KVM_DIRTY_REGS >> 3] |= mask
 
     def fetch(self, mask: int) -> None:
-        """Make ``regs`` (1) and ``sregs`` (2) current, by ioctl where the exit did not copy them."""
+        """Make ``regs`` (1), ``sregs`` (2) current, by ioctl where the exit did not copy them."""
         missing = mask & ~self.valid_regs
         if missing & uapi.KVM_SYNC_X86_REGS:
             requests.GET_REGS(self.fd, self.regs)

@@ -1,4 +1,4 @@
-"""One KVM virtual machine: memory slots, the in-kernel interrupt chips, routes, MSIs, MSR filter."""
+"""One KVM virtual machine: memory slots, in-kernel interrupt chips, routes, MSIs, MSR filter."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ class Vm:
     def set_memory(self, slot: int, gpa: int, size: int, address: int, flags: int = 0) -> None:
         """Map *size* bytes of host memory at *address* to *gpa*; size 0 removes the slot."""
         region = uapi.UserspaceMemoryRegion(slot, flags, gpa, size, address)
-        requests.SET_USER_MEMORY_REGION(self.fd, region, f"slot {slot}, gpa {gpa:#x}, {size:#x} bytes")
+        requests.SET_USER_MEMORY_REGION(
+            self.fd, region, f"slot {slot}, gpa {gpa:#x}, {size:#x} bytes"
+        )
 
     def irq_line(self, gsi: int, level: bool) -> None:
         """Drive an interrupt line; any thread."""

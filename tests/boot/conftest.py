@@ -19,7 +19,6 @@ ROOT = pathlib.Path(__file__).parents[2]
 IMAGE_TOOL = ROOT / "tools" / "debian_image.py"
 BOOT_S = 420  # emulated CPUs, shared with others: generous
 COMMAND_S = 120
-PROMPT = "pyhv# "
 
 
 def drivers() -> list[str]:
@@ -50,22 +49,26 @@ class Guest:
     """A machine whose shell is typed at."""
 
     def __init__(self, vm: Machine) -> None:
-        self.vm, self.console = vm, vm.console
+        self.vm, self.console, self.commands = vm, vm.console, 0
 
     def login(self) -> None:
-        """Wait for the login prompt, log in as root, get a short prompt."""
+        """Wait for the login prompt, log in as root, get a shell that neither edits nor echoes."""
         self.console.expect("login: ", timeout=BOOT_S)
         self.console.send("root\n")
-        self.console.expect(re.compile(r"[#$] "), timeout=COMMAND_S)
-        self.console.send(f"stty -echo; PS1='{PROMPT}'\n")
-        self.console.expect(PROMPT, timeout=COMMAND_S)
-        self.run("dmesg -n 1; true")
+        self.console.expect(re.compile(r"root@\S+ ?[#$] "), timeout=COMMAND_S)
+        self.console.send("exec dash\n")
+        self.run("stty -echo; PS1=; dmesg -n 1; echo")
 
     def run(self, command: str) -> str:
-        """Run a shell command, return what it printed."""
-        self.console.send(f"{command}\n")
-        text = self.console.expect(PROMPT, timeout=COMMAND_S)
-        return text.removesuffix(PROMPT).replace("\r\n", "\n")
+        """Run a shell command, return what it printed.
+
+        The end is a number that the shell computes, so an echo of the command is not taken for it.
+        """
+        self.commands += 1
+        self.console.send(f"{command}; echo =$(({self.commands}*7))=\n")
+        end = f"={self.commands * 7}=\r\n"
+        text = self.console.expect(end, timeout=COMMAND_S)
+        return text.removesuffix(end).replace("\r\n", "\n")
 
 
 @pytest.fixture

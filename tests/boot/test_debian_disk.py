@@ -1,4 +1,4 @@
-"""A stock Debian disk: our BIOS, GRUB, Debian's kernel and initramfs, root on VMBus storage, systemd."""
+"""A stock Debian disk: our BIOS, GRUB, Debian's kernel, root on VMBus storage, systemd."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def copy_of(suite: str, folder: pathlib.Path) -> pathlib.Path:
 def file_in(disk: pathlib.Path, path: str) -> str:
     """Return a file of the image's root file system, read without mounting it."""
     done = subprocess.run(
-        ["debugfs", "-R", f"cat {path}", f"{disk}?offset={PARTITION}"], capture_output=True, text=True
+        ["debugfs", "-R", f"cat {path}", f"{disk}?offset={PARTITION}"],
+        capture_output=True,
+        text=True,
     )
     return done.stdout
 
@@ -35,7 +37,9 @@ def test_boots_enlightened_writes_and_powers_off(boot, tmp_path, suite: str, hyp
     guest = boot(disk=str(disk), memory="768M", smp=2, hyperv=hyperv)
     assert guest.vm.driver_name == f"in_{hyperv}"
     guest.login()
-    assert "Hypervisor detected: Microsoft Hyper-V" in guest.run("dmesg | grep 'Hypervisor detected'")
+    assert "Hypervisor detected: Microsoft Hyper-V" in guest.run(
+        "dmesg | grep 'Hypervisor detected'"
+    )
     clock = guest.run("cat /sys/devices/system/clocksource/clocksource0/current_clocksource")
     assert clock.strip() == "hyperv_clocksource_tsc_page"
     interrupts = guest.run("grep HVS: /proc/interrupts")

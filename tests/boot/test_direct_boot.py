@@ -1,4 +1,4 @@
-"""Debian's kernels without a disk: bzImage and ELF, to a shell in the initramfs, under both drivers."""
+"""Debian's kernels without a disk: bzImage and ELF, to a shell, under both drivers."""
 
 from __future__ import annotations
 

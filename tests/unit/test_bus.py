@@ -32,7 +32,7 @@ def parts():
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_every_port_in_every_width_is_served(parts, size: int) -> None:
-    """All 65,536 ports, in and out: nothing raises, unclaimed reads are ones, the table is bounded."""
+    """All 65,536 ports: nothing raises, unclaimed reads are ones, the table is bounded."""
     bus, device, page, table = parts
     ones = (1 << 8 * size) - 1
     for port in range(65536):

@@ -21,7 +21,15 @@ def memory():
 
 @pytest.mark.parametrize(
     ("gpa", "length"),
-    [(SIZE - 3, 4), (SIZE, 1), (-1, 1), (1 << 52, 8), (0xFFFFFFFFFFFFFFFF, 1), (HIGH, 1), (0, SIZE + 1)],
+    [
+        (SIZE - 3, 4),
+        (SIZE, 1),
+        (-1, 1),
+        (1 << 52, 8),
+        (0xFFFFFFFFFFFFFFFF, 1),
+        (HIGH, 1),
+        (0, SIZE + 1),
+    ],
 )
 def test_outside_ram_is_refused(memory: GuestMemory, gpa: int, length: int) -> None:
     for access in (memory.read, memory.view, memory.zero, memory.offset):
