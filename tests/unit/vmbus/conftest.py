@@ -9,7 +9,7 @@ from pyhv.disk import Disk
 from pyhv.vmbus.device import Device
 from pyhv.vmbus.storvsc import Scsi
 
-SECTORS = 8192
+SECTORS = 2048
 
 
 def sector(n: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The bus by its messages: contact, versions, offers, open, close, rescind, sub-channels, unload."""
+"""The bus by its messages: contact, versions, offers, open, close, rescind, unload."""
 
 from __future__ import annotations
 

@@ -1,0 +1,441 @@
+"""Every SCSI command by its row: what it moves, what the image holds then, and its sense."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+import pytest
+import stor_sim
+from conftest import SECTORS, sector
+from stor_sim import StorGuest
+
+from pyhv.disk import Disk
+from pyhv.vmbus import scsi
+from pyhv.vmbus.scsi_disk import COMMANDS, WRITING
+from pyhv.vmbus.scsi_inquiry import MAX_UNMAP_BLOCKS, MAX_WRITE_SAME_BLOCKS, MODE_PAGES, VPD
+from pyhv.vmbus.storvsc import Scsi
+
+OK = 0x01
+OUT_OF_RANGE, INVALID_FIELD, WRITE_PROTECTED = (5, 0x21, 0), (5, 0x24, 0), (7, 0x27, 0)
+
+
+def cdb_6(opcode: int, lba: int, blocks: int) -> bytes:
+    return bytes((opcode,)) + lba.to_bytes(3, "big") + bytes((blocks & 0xFF, 0))
+
+
+def cdb_10(opcode: int, lba: int, blocks: int, flags: int = 0) -> bytes:
+    return struct.pack(">BBIBHB", opcode, flags, lba, 0, blocks, 0)
+
+
+def cdb_12(opcode: int, lba: int, blocks: int, flags: int = 0) -> bytes:
+    return struct.pack(">BBIIBB", opcode, flags, lba, blocks, 0, 0)
+
+
+def cdb_16(opcode: int, lba: int, blocks: int, flags: int = 0) -> bytes:
+    return struct.pack(">BBQIBB", opcode, flags, lba, blocks, 0, 0)
+
+
+BUILD = {0: cdb_6, 1: cdb_10, 2: cdb_10, 4: cdb_16, 5: cdb_12}
+READS = [scsi.READ_6, scsi.READ_10, scsi.READ_12, scsi.READ_16]
+WRITES = [scsi.WRITE_6, scsi.WRITE_10, scsi.WRITE_12, scsi.WRITE_16]
+VERIFIES = [scsi.VERIFY_10, scsi.VERIFY_16]
+SYNCS = [scsi.SYNCHRONIZE_CACHE_10, scsi.SYNCHRONIZE_CACHE_16]
+SAMES = [scsi.WRITE_SAME_10, scsi.WRITE_SAME_16]
+
+
+def build(opcode: int, lba: int, blocks: int, **options) -> bytes:
+    return BUILD[opcode >> 5](opcode, lba, blocks, **options)
+
+
+def name(opcode: int) -> str:
+    return COMMANDS[opcode][0]
+
+
+@pytest.fixture
+def readonly(make_guest, image, tmp_path):
+    path = tmp_path / "readonly.img"
+    path.write_bytes(image.read_bytes())
+    disk = Disk(path, readonly=True)
+    yield stor_sim.start(make_guest(Scsi([disk])))
+    disk.close()
+
+
+class BrokenDisk:
+    """A disk whose every access fails with ``code``."""
+
+    sectors, sector_size, readonly, identity = SECTORS, 512, False, bytes(16)
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def _fail(self, *arguments) -> None:
+        raise OSError(self.code, os.strerror(self.code))
+
+    readv = writev = flush = discard = write_zeroes = _fail
+
+
+def test_every_command_of_the_table_is_tested_here() -> None:
+    others = {
+        scsi.TEST_UNIT_READY, scsi.REQUEST_SENSE, scsi.INQUIRY, scsi.MODE_SENSE_6,
+        scsi.MODE_SENSE_10, scsi.START_STOP_UNIT, scsi.ALLOW_MEDIUM_REMOVAL,
+        scsi.READ_CAPACITY_10, scsi.SERVICE_ACTION_IN_16, scsi.UNMAP,
+    }  # fmt: skip
+    assert set(COMMANDS) == others.union(READS, WRITES, VERIFIES, SYNCS, SAMES)
+    assert {*WRITES, *SYNCS, *SAMES, scsi.UNMAP} == WRITING
+
+
+@pytest.mark.parametrize("opcode", READS, ids=name)
+def test_read(stor: StorGuest, opcode: int) -> None:
+    for lba, blocks in ((0, 1), (5, 3), (SECTORS - 1, 1), (100, 200), (SECTORS - 255, 255)):
+        result = stor.run(build(opcode, lba, blocks), blocks * 512)
+        assert (result.srb, result.moved) == (OK, blocks * 512)
+        assert result.data == b"".join(map(sector, range(lba, lba + blocks)))
+
+
+@pytest.mark.parametrize("opcode", WRITES, ids=name)
+def test_write(stor: StorGuest, image, opcode: int) -> None:
+    for lba, blocks in ((0, 1), (7, 3), (SECTORS - 1, 1), (100, 200)):
+        data = os.urandom(blocks * 512)
+        result = stor.run(build(opcode, lba, blocks), data=data)
+        assert (result.srb, result.moved) == (OK, blocks * 512)
+        assert image.read_bytes()[lba * 512 :][: len(data)] == data
+
+
+@pytest.mark.parametrize("opcode", [scsi.READ_6, scsi.WRITE_6], ids=name)
+def test_six_bytes_0_blocks_are_256(stor: StorGuest, opcode: int) -> None:
+    result = stor.run(cdb_6(opcode, 10, 0), 256 * 512, direction=int(opcode == scsi.READ_6))
+    assert (result.srb, result.moved) == (OK, 256 * 512)
+
+
+@pytest.mark.parametrize("opcode", READS[1:] + WRITES[1:], ids=name)
+def test_0_blocks_are_nothing(stor: StorGuest, opcode: int) -> None:
+    result = stor.run(build(opcode, 10, 0))
+    assert (result.srb, result.moved) == (OK, 0)
+
+
+BEYOND = [(SECTORS, 1), (SECTORS - 1, 2), (0x1FFFFF, 255)]
+FAR = [(0xFFFFFFFF, 0xFFFF), (0xFFFFFFFF, 1)]
+VERY_FAR = [((1 << 64) - 1, 0xFFFFFFFF), ((1 << 64) - 1, 1), (1 << 63, 1 << 31)]
+
+
+@pytest.mark.parametrize("opcode", READS + WRITES + VERIFIES + SYNCS + SAMES, ids=name)
+def test_beyond_the_end(stor: StorGuest, image, opcode: int) -> None:
+    before = image.read_bytes()
+    extents = list(BEYOND)
+    if opcode >> 5:
+        extents += FAR
+    if opcode >> 5 == 4:
+        extents += VERY_FAR
+    for lba, blocks in extents:
+        if opcode in SAMES and blocks > MAX_WRITE_SAME_BLOCKS:
+            continue
+        result = stor.run(build(opcode, lba, blocks), 512 * 256, direction=0)
+        assert (result.srb, result.scsi, result.moved) == (0x84, 2, 0)
+        assert result.sense == OUT_OF_RANGE
+    assert image.read_bytes() == before
+
+
+@pytest.mark.parametrize("opcode", [*READS[1:], *WRITES[1:], *SAMES], ids=name)
+def test_protection_information_is_refused(stor: StorGuest, opcode: int) -> None:
+    for bits in (0x20, 0x80, 0xE0):
+        result = stor.run(build(opcode, 1, 1, flags=bits), 512)
+        assert result.sense == INVALID_FIELD
+
+
+@pytest.mark.parametrize("opcode", VERIFIES, ids=name)
+def test_verify(stor: StorGuest, opcode: int) -> None:
+    assert stor.run(build(opcode, 0, 100)).srb == OK
+    assert stor.run(build(opcode, 0, 100, flags=2)).sense == INVALID_FIELD
+
+
+@pytest.mark.parametrize("opcode", SYNCS, ids=name)
+def test_synchronize_cache_reaches_the_disk(stor: StorGuest, monkeypatch, opcode: int) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("pyhv.disk.os.fdatasync", synced.append)
+    assert stor.run(build(opcode, 0, 0)).srb == OK
+    assert len(synced) == 1
+
+
+@pytest.mark.parametrize("opcode", WRITES[1:], ids=name)
+def test_fua_writes_through(stor: StorGuest, monkeypatch, opcode: int) -> None:
+    flags: list[tuple] = []
+    pwritev = os.pwritev
+
+    def recorded(fd, views, offset, *more):
+        flags.append(more)
+        return pwritev(fd, views, offset, *more)
+
+    monkeypatch.setattr("pyhv.disk.os.pwritev", recorded)
+    stor.run(build(opcode, 0, 1), data=bytes(512))
+    stor.run(build(opcode, 0, 1, flags=8), data=bytes(512))
+    assert flags == [(), (os.RWF_DSYNC,)]
+
+
+# UNMAP, WRITE SAME
+
+
+def unmap(*extents: tuple[int, int], length: int | None = None) -> tuple[bytes, bytes]:
+    body = b"".join(struct.pack(">QI4x", lba, blocks) for lba, blocks in extents)
+    data = struct.pack(">HH4x", 6 + len(body), len(body)) + body
+    size = len(data) if length is None else length
+    return bytes((0x42, 0, 0, 0, 0, 0, 0)) + size.to_bytes(2, "big") + b"\0", data
+
+
+def test_unmap(stor: StorGuest, image) -> None:
+    cdb, data = unmap((16, 8), (100, 3), (0, 0))
+    assert stor.run(cdb, data=data).srb == OK
+    for n in range(200):
+        zero = 16 <= n < 24 or 100 <= n < 103
+        assert image.read_bytes()[n * 512 : n * 512 + 512] == (bytes(512) if zero else sector(n))
+    assert image.stat().st_size == SECTORS * 512
+
+
+def test_unmap_gives_blocks_back(stor: StorGuest, image) -> None:
+    before = image.stat().st_blocks
+    cdb, data = unmap((0, SECTORS))
+    assert stor.run(cdb, data=data).srb == OK
+    if image.stat().st_blocks == before:
+        pytest.skip("the file system of the test folder cannot punch holes")
+    assert image.stat().st_blocks < before // 4
+
+
+@pytest.mark.parametrize(
+    ("extents", "sense"),
+    [
+        ([(SECTORS, 1)], OUT_OF_RANGE),
+        ([(1, 1), (SECTORS - 1, 2)], OUT_OF_RANGE),
+        ([((1 << 64) - 1, 0xFFFFFFFF)], (5, 0x26, 0)),
+        ([((1 << 64) - 1, 1)], OUT_OF_RANGE),
+        ([(0, MAX_UNMAP_BLOCKS + 1)], (5, 0x26, 0)),
+        ([(0, 1)] * 257, (5, 0x26, 0)),
+    ],
+)
+def test_unmap_refused_as_a_whole(stor: StorGuest, image, extents, sense) -> None:
+    before = image.read_bytes()
+    cdb, data = unmap(*extents)
+    assert stor.run(cdb, data=data).sense == sense
+    assert image.read_bytes() == before
+
+
+def test_unmap_lists_of_odd_lengths(stor: StorGuest) -> None:
+    cdb, data = unmap((1, 1), length=0)
+    assert stor.run(cdb).srb == OK
+    for length in (1, 7):
+        cdb, data = unmap((1, 1), length=length)
+        assert stor.run(cdb, data=data).sense == (5, 0x1A, 0)
+    cdb, data = unmap((1, 1), length=8)  # a header and nothing
+    assert stor.run(cdb, data=data).srb == OK
+    cdb, data = unmap((1, 1), length=4096)
+    assert stor.run(cdb, data=data).srb == 0x12  # more than the buffer
+    cdb, data = unmap((1, 1))
+    assert stor.run(b"\x42\x01" + cdb[2:], data=data).sense == INVALID_FIELD
+
+
+@pytest.mark.parametrize("opcode", SAMES, ids=name)
+@pytest.mark.parametrize("flags", [0, 8], ids=["plain", "unmap"])
+def test_write_same(stor: StorGuest, image, opcode: int, flags: int) -> None:
+    result = stor.run(build(opcode, 10, 300, flags=flags), data=b"\x5a" * 512)
+    assert (result.srb, result.moved) == (OK, 512)
+    assert image.read_bytes()[10 * 512 : 311 * 512] == b"\x5a" * 300 * 512 + sector(310)
+    assert stor.run(build(opcode, 20, 280, flags=flags), data=bytes(512)).srb == OK
+    held = image.read_bytes()
+    assert held[20 * 512 : 301 * 512] == bytes(280 * 512) + b"\x5a" * 512
+
+
+def test_write_same_without_data(stor: StorGuest, image) -> None:
+    result = stor.run(cdb_16(scsi.WRITE_SAME_16, 10, 5, flags=1))
+    assert (result.srb, result.moved) == (OK, 0)
+    assert image.read_bytes()[9 * 512 : 16 * 512] == sector(9) + bytes(5 * 512) + sector(15)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "blocks", "flags"),
+    [(0x41, 0, 0), (0x93, 0, 0), (0x93, MAX_WRITE_SAME_BLOCKS + 1, 0), (0x93, 0xFFFFFFFF, 0),
+     (0x41, 1, 0x10), (0x93, 1, 0x18)],
+)  # fmt: skip
+def test_write_same_refused(stor: StorGuest, opcode: int, blocks: int, flags: int) -> None:
+    assert stor.run(build(opcode, 0, blocks, flags=flags), data=bytes(512)).sense == INVALID_FIELD
+
+
+@pytest.mark.parametrize("opcode", SAMES, ids=name)
+def test_write_same_needs_a_block(stor: StorGuest, opcode: int) -> None:
+    assert stor.run(build(opcode, 0, 1), data=bytes(511)).srb == 0x12
+
+
+# what the disk tells of itself
+
+
+def test_inquiry(stor: StorGuest) -> None:
+    data = stor.run(bytes((0x12, 0, 0, 0, 255, 0)), 255).data
+    assert len(data) == 36
+    assert data[0] == 0  # a disk, connected
+    assert data[8:36] == b"Msft    Virtual Disk    1.0 "
+    assert data[4] == 31
+
+
+@pytest.mark.parametrize("allocation", [0, 1, 5, 36, 255])
+def test_inquiry_is_cut_to_the_allocation(stor: StorGuest, allocation: int) -> None:
+    assert stor.run(bytes((0x12, 0, 0, 0, allocation, 0)), 255).moved == min(allocation, 36)
+    assert stor.run(bytes((0x12, 0, 0, 0, 255, 0)), allocation).moved == min(allocation, 36)
+
+
+def vpd(driver: StorGuest, page: int) -> bytes:
+    result = driver.run(bytes((0x12, 1, page, 0, 255, 0)), 255)
+    assert result.srb == OK
+    assert result.data[:2] == bytes((0, page))
+    assert int.from_bytes(result.data[2:4], "big") == len(result.data) - 4
+    return result.data
+
+
+@pytest.mark.parametrize("page", sorted(VPD))
+def test_vpd_pages_listed_are_there(stor: StorGuest, page: int) -> None:
+    assert page in vpd(stor, 0)[4:]
+    vpd(stor, page)
+
+
+@pytest.mark.parametrize("cdb", ["12 01 01 00 ff 00", "12 01 c0 00 ff 00", "12 00 80 00 ff 00"])
+def test_vpd_pages_that_are_not(stor: StorGuest, cdb: str) -> None:
+    assert stor.run(bytes.fromhex(cdb), 255).sense == INVALID_FIELD
+
+
+def test_vpd_83_names_the_disk(stor: StorGuest, disk, tmp_path, make_guest) -> None:
+    page = vpd(stor, 0x83)
+    assert page[4:8] == bytes((1, 3, 0, 8))  # binary, NAA, of the logical unit
+    assert page[8] >> 4 == 3  # locally assigned
+    assert page[9:16] == disk.identity[1:8]
+    assert page[16:20] == bytes((2, 1, 0, len(page) - 20))
+    assert page[20:28] == b"Msft    "
+    assert vpd(stor, 0x80)[4:] == page[44:]
+    assert len(vpd(stor, 0x80)[4:]) == 20
+
+
+def test_vpd_b0(stor: StorGuest) -> None:
+    page = vpd(stor, 0xB0)
+    assert len(page) == 64
+    assert page[4] == 1  # WSNZ
+    most, optimal = struct.unpack_from(">II", page, 8)
+    assert most == optimal == 1024
+    assert struct.unpack_from(">IIII", page, 20) == (MAX_UNMAP_BLOCKS, 256, 8, 0x80000000)
+    assert struct.unpack_from(">Q", page, 36) == (MAX_WRITE_SAME_BLOCKS,)
+
+
+def test_vpd_b1_b2(stor: StorGuest) -> None:
+    assert vpd(stor, 0xB1)[4:6] == bytes((0, 1))
+    assert len(vpd(stor, 0xB1)) == 64
+    assert vpd(stor, 0xB2)[5:7] == bytes((0xE4, 2))
+
+
+def test_readonly_disk_has_nothing_to_unmap(readonly: StorGuest) -> None:
+    assert vpd(readonly, 0xB0)[20:28] == bytes(8)
+    assert vpd(readonly, 0xB2)[5:7] == bytes(2)
+
+
+def test_read_capacity(stor: StorGuest) -> None:
+    assert stor.run(cdb_10(0x25, 0, 0), 8).data == struct.pack(">II", SECTORS - 1, 512)
+    cdb = bytes((0x9E, 0x10)).ljust(13, b"\0") + bytes((32, 0, 0))
+    data = stor.run(cdb, 32).data
+    assert data[:12] == struct.pack(">QI", SECTORS - 1, 512)
+    assert data[12:16] == bytes((0, 3, 0xC0, 0))  # 4 KiB physical; thin, zeros
+    assert len(data) == 32
+    assert stor.run(b"\x9e\x11" + cdb[2:], 32).sense == INVALID_FIELD
+
+
+def test_large_and_4k_disks(make_guest, tmp_path) -> None:
+    path = tmp_path / "sparse.img"
+    path.touch()
+    os.truncate(path, 3 << 40)
+    disk = Disk(path, sector_size=512)
+    driver = stor_sim.start(make_guest(Scsi([disk])))
+    assert driver.run(cdb_10(0x25, 0, 0), 8).data[:4] == b"\xff" * 4
+    last = (3 << 40) // 512 - 1
+    assert driver.run(cdb_16(scsi.WRITE_16, last, 1), data=b"end!" * 128).srb == OK
+    assert driver.run(cdb_16(scsi.READ_16, last, 1), 512).data == b"end!" * 128
+    disk.close()
+    disk = Disk(path, sector_size=4096)
+    driver = stor_sim.start(make_guest(Scsi([disk])))
+    assert driver.run(cdb_10(0x25, 0, 0), 8).data == struct.pack(">II", (3 << 28) - 1, 4096)
+    assert driver.run(cdb_16(scsi.READ_16, (3 << 28) - 1, 1), 4096).data[-4:] == b"end!"
+    cdb = bytes((0x9E, 0x10)).ljust(13, b"\0") + bytes((32, 0, 0))
+    assert driver.run(cdb, 32).data[13] == 0
+    disk.close()
+
+
+@pytest.mark.parametrize("opcode", [0x1A, 0x5A], ids=name)
+@pytest.mark.parametrize("page", [*sorted(MODE_PAGES), 0x3F])
+def test_mode_sense(stor: StorGuest, readonly: StorGuest, opcode: int, page: int) -> None:
+    def sense(driver: StorGuest, control: int = 0) -> bytes:
+        size = bytes((0, 255)) if opcode == 0x5A else bytes((255,))
+        cdb = bytes((opcode, 0, control | page, 0)) + bytes(3 if opcode == 0x5A else 0) + size
+        return driver.run(cdb + b"\0", 255).data
+
+    head = 8 if opcode == 0x5A else 4
+    data = sense(stor)
+    assert int.from_bytes(data[: head // 4], "big") == len(data) - head // 4
+    specific = data[3 if head == 8 else 2]
+    assert specific == 0x10  # DPOFUA, not write protected
+    assert sense(readonly)[3 if head == 8 else 2] == 0x90
+    pages = {}
+    body = data[head:]
+    while body:
+        pages[body[0]], body = body[2 : 2 + body[1]], body[2 + body[1] :]
+    assert sorted(pages) == (sorted(MODE_PAGES) if page == 0x3F else [page])
+    if 8 in pages:
+        assert pages[8][0] == 0x04  # WCE
+    changeable = sense(stor, 0x40)
+    assert len(changeable) == len(data)
+
+
+@pytest.mark.parametrize("cdb", ["1a 00 01 00 ff 00", "1a 00 c8 00 ff 00", "1a 00 0a 01 ff 00"])
+def test_mode_pages_that_are_not(stor: StorGuest, cdb: str) -> None:
+    assert stor.run(bytes.fromhex(cdb), 255).sense == INVALID_FIELD
+
+
+@pytest.mark.parametrize(
+    "opcode", [scsi.TEST_UNIT_READY, scsi.START_STOP_UNIT, scsi.ALLOW_MEDIUM_REMOVAL], ids=name
+)
+def test_commands_with_nothing_to_do(stor: StorGuest, opcode: int) -> None:
+    assert stor.run(bytes((opcode, 0, 0, 0, 1, 0))).srb == OK
+
+
+def test_request_sense_has_none(stor: StorGuest) -> None:
+    data = stor.run(bytes((3, 0, 0, 0, 252, 0)), 252).data
+    assert data == b"\x70" + bytes(6) + b"\x0a" + bytes(10)
+
+
+# what goes wrong
+
+
+@pytest.mark.parametrize("opcode", WRITES + SAMES + [scsi.UNMAP], ids=name)
+def test_write_protected(readonly: StorGuest, image, opcode: int) -> None:
+    before = image.read_bytes()
+    cdb = unmap((0, 1))[0] if opcode == scsi.UNMAP else build(opcode, 0, 1)
+    result = readonly.run(cdb, data=bytes(512))
+    assert (result.srb, result.scsi, result.sense) == (0x84, 2, WRITE_PROTECTED)
+    assert image.read_bytes() == before
+
+
+def test_readonly_reads_and_synchronizes(readonly: StorGuest) -> None:
+    assert readonly.run(cdb_10(0x28, 3, 1), 512).data == sector(3)
+    assert readonly.run(cdb_10(scsi.SYNCHRONIZE_CACHE_10, 0, 0)).srb == OK
+
+
+ERRORS = [
+    (errno.EIO, (3, 0x11, 0), (3, 0x0C, 0)),
+    (errno.ENOSPC, (4, 0x44, 0), (7, 0x27, 7)),
+    (errno.EDQUOT, (4, 0x44, 0), (7, 0x27, 7)),
+    (errno.EFBIG, (4, 0x44, 0), (7, 0x27, 7)),
+    (errno.EBADF, (4, 0x44, 0), (4, 0x44, 0)),
+]
+
+
+@pytest.mark.parametrize(("code", "reading", "writing"), ERRORS, ids=lambda v: str(v))
+@pytest.mark.parametrize("opcode", READS + WRITES + SYNCS + SAMES + [scsi.UNMAP], ids=name)
+def test_errors_of_the_host_are_never_success(make_guest, opcode, code, reading, writing) -> None:
+    driver = stor_sim.start(make_guest(Scsi([BrokenDisk(code)])))
+    cdb = unmap((0, 1))[0] if opcode == scsi.UNMAP else build(opcode, 0, 1)
+    data = unmap((0, 1))[1].ljust(512, b"\0")
+    result = driver.run(cdb, data=data)
+    assert (result.srb, result.scsi, result.moved) == (0x84, 2, 0)
+    assert result.sense == (reading if opcode in READS else writing)
