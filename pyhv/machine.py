@@ -6,13 +6,12 @@ with in_user timers one more. ``with Machine(...) as vm`` leaves none of them be
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import threading
 import time
 
-from . import runloop
+from . import loading, runloop
 from .board import Board
 from .errors import ConfigError, Exit, HostError, PyhvError
 from .events import EventLoop
@@ -102,7 +101,9 @@ class Machine:
             self.close()
             if isinstance(error, PyhvError):
                 raise
-            raise HostError(f"building a machine: {os.strerror(error.errno or 0)}{_remedy(error)}") from error
+            raise HostError(
+                f"building a machine: {os.strerror(error.errno or 0)}{loading.remedy(error)}"
+            ) from error
         except BaseException:
             self.close()
             raise
@@ -110,24 +111,8 @@ class Machine:
     # what a board asks for
 
     def _choose_driver(self) -> None:
-        from .guestcpuid import GuestCpuid
-
-        wanted, has_kernel = self.config.hyperv, self.kvm.has_hyperv()
-        if wanted == "kernel" and not has_kernel:
-            raise HostError(
-                "--hyperv kernel: this host's KVM has no Hyper-V (CONFIG_KVM_HYPERV); "
-                "use --hyperv user"
-            )
-        self.in_kernel = has_kernel and wanted != "user"
-        if not self.in_kernel and not self.kvm.has_msr_exits():
-            raise HostError(
-                "Hyper-V in user space: this KVM cannot send MSR accesses to user space; "
-                "Linux 5.10 or later can"
-            )
-        host = self.kvm.supported_hv_cpuid() if self.in_kernel else None
-        self.guest_cpuid = GuestCpuid(
-            self.config.cpu, self.kvm.supported_cpuid(), host, self.config.smp
-        )
+        self.in_kernel = loading.in_kernel(self.config, self.kvm)
+        self.guest_cpuid = loading.guest_cpuid(self.config, self.kvm, self.in_kernel)
         self.features = self.guest_cpuid.features
 
     @property
@@ -154,24 +139,8 @@ class Machine:
 
     def load(self, board: Board) -> EntryState:
         """Put firmware or a kernel into RAM and say where the boot vCPU starts."""
-        from .boot import acpi
-
-        rsdp = acpi.build(self.memory, self.config.smp.cpus)
-        if self.config.kernel is not None:
-            from .boot import detect
-
-            self.bios = None
-            return detect.load(
-                self.memory, self.config.kernel, self.config.append, self.config.initrd, rsdp
-            )
-        from .boot import bios, e820
-
-        serial = board.serial
-        self.bios = bios.Bios(
-            self.memory, self.disks, self.console, e820.build(self.memory), self.stop,
-            lambda: serial.programmed, board.cmos,
-        )  # fmt: skip
-        return self.bios.install(bios.bios_image(self.config.firmware))
+        self.bios, state = loading.load(self, board)
+        return state
 
     def clock_line(self, level: bool) -> None:
         """Drive the RTC's interrupt line on whatever board is in."""
@@ -400,9 +369,3 @@ class Machine:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _remedy(error: OSError) -> str:
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return "; a machine needs about 10 descriptors, raise the limit (ulimit -n)"
-    return ""
