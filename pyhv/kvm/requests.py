@@ -25,7 +25,13 @@ CREATE_VCPU = Ioctl(
         errno.EINVAL: "more vCPUs than this KVM allows",
     },
 )
-SET_USER_MEMORY_REGION = Ioctl("KVM_SET_USER_MEMORY_REGION", 0x46, uapi.UserspaceMemoryRegion, "w")
+SET_USER_MEMORY_REGION = Ioctl(
+    "KVM_SET_USER_MEMORY_REGION",
+    0x46,
+    uapi.UserspaceMemoryRegion,
+    "w",
+    {errno.EINVAL: "more memory than this KVM gives a guest"},
+)
 SET_TSS_ADDR = Ioctl("KVM_SET_TSS_ADDR", 0x47)
 SET_IDENTITY_MAP_ADDR = Ioctl("KVM_SET_IDENTITY_MAP_ADDR", 0x48, 8, "w")
 CREATE_IRQCHIP = Ioctl("KVM_CREATE_IRQCHIP", 0x60)

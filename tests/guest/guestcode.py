@@ -140,7 +140,10 @@ def _build(source: str, word: str, *link: str) -> str:
         object_file = image.with_suffix(".o")
         command = ["as", f"--{word}", "-o", str(object_file), "-"]
         subprocess.run(command, input=source.encode(), check=True)
-        subprocess.run(["ld", *link, "-N", "--no-warn-rwx-segments", "-o", str(image), str(object_file)], check=True)
+        subprocess.run(
+            ["ld", *link, "-N", "--no-warn-rwx-segments", "-o", str(image), str(object_file)],
+            check=True,
+        )
         object_file.unlink()
     return str(image)
 
