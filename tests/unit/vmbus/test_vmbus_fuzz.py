@@ -47,12 +47,12 @@ def bounded(server) -> None:
         assert (channel._fd >= 0) == (channel.state == channel_module.OPEN)
 
 
-def random_message(rng: random.Random) -> bytes:
+def random_message(rng: random.Random, relids: list[int]) -> bytes:
     kind = rng.choice(sorted(GUEST_MESSAGES)) if rng.random() < 0.97 else number(rng)
     if kind in (14, 16) and rng.random() < 0.95:
         return b""  # they end everything: now and then is enough
-    relid = rng.randrange(1, 8)
-    gpadl = relid * 2 + rng.randrange(2)
+    relid = rng.choice(relids) if rng.random() < 0.9 else rng.randrange(50)
+    gpadl = relid * 4 + rng.randrange(4)
     if kind == 14:
         version = rng.choice([*p.VERSIONS.values(), number(rng)])
         return struct.pack("<IIIIQQQ", 14, 0, version, rng.randrange(3), rng.randrange(4), 0, 0)
@@ -64,7 +64,7 @@ def random_message(rng: random.Random) -> bytes:
         count = rng.choice((1, 1, 1, 2, number(rng, 1 << 16)))
         return struct.pack("<IIIIHH", 8, 0, relid, gpadl, length, count) + data[:220]
     if kind == 5:
-        page, vp = rng.choice((1, 2, 3, number(rng))), rng.choice((0, 1, number(rng)))
+        page, vp = rng.choice((2, 2, 3, number(rng))), rng.choice((0, 1, 1, number(rng)))
         return struct.pack("<IIIIIII", 5, 0, relid, 1, gpadl, vp, page) + bytes(120)
     words = [rng.choice((relid, gpadl, number(rng))) for _ in range(rng.randrange(58))]
     return struct.pack(f"<{2 + len(words)}I", kind, 0, *words)
@@ -77,7 +77,7 @@ def test_messages(make_guest, seed: int) -> None:
     guest = make_guest(*devices)
     guest.connect()
     for turn in range(3000):
-        message = random_message(rng)
+        message = random_message(rng, [*guest.server.channels, 1])
         assert guest.post(message, rng.choice((1, 1, 1, 4))) in (0, 3, 18, 19)
         guest.synic.messages.clear()
         if turn % 20 == 0:
