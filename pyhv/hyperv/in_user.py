@@ -59,7 +59,7 @@ class InUser:
         self._on_reset, self._on_crash = on_reset, on_crash
         self._threads: list[VcpuThread] = []
         self._tsc_khz = vcpus[0].tsc_khz()
-        self._tsc_offset = vcpus[0].tsc_offset()
+        self._tsc_offset, self._offset_asked_ns = vcpus[0].tsc_offset(), 0
         self._skew_ns = self._skew_checked_ns = 0
         self._measure_skew()
         self._stopping = False
@@ -136,8 +136,11 @@ class InUser:
             return None
         # A vCPU's ioctls wait until it leaves the guest, so the timer thread would wait with them
         # (measured: 85 ms a tick); only the vCPU's own thread may ask again.
-        if self._threads and threading.get_ident() == self._threads[0].thread.ident:
-            self._tsc_offset = self.vcpus[0].tsc_offset()
+        # Once a second is enough: it changes only when the guest writes its TSC.
+        if clock - self._offset_asked_ns > 1_000_000_000 and (
+            self._threads and threading.get_ident() == self._threads[0].thread.ident
+        ):
+            self._tsc_offset, self._offset_asked_ns = self.vcpus[0].tsc_offset(), clock
         return host_tsc + self._tsc_offset & 0xFFFFFFFFFFFFFFFF, clock
 
     def tsc_khz(self) -> int:
