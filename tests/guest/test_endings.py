@@ -6,7 +6,7 @@ import pathlib
 
 import guestcode
 import pytest
-from conftest import SECONDS, descriptors, rss_kib
+from libguest import SECONDS, descriptors, rss_kib
 
 from pyhv import Machine
 from pyhv.errors import Exit

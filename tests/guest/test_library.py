@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 import termios
@@ -15,11 +14,10 @@ import weakref
 
 import guestcode
 import pytest
-from conftest import SCALE, SECONDS, descriptors, rss_kib
+from libguest import SCALE, SECONDS, descriptors, machine, rss_kib
 
-from pyhv import Machine, PyhvError
 from pyhv.console import Console, ExpectError
-from pyhv.errors import ConfigError, HostError
+from pyhv.errors import ConfigError
 
 pytestmark = [pytest.mark.kvm, pytest.mark.usefixtures("nothing_left")]
 
@@ -40,11 +38,6 @@ SPIN = "outb 0x3f8, '>'\n 1: jmp 1b"
 HALT = "outb 0x3f8, '>'\n sti\n 1: hlt\n jmp 1b"
 EXITS = "outb 0x3f8, '>'\n 1: in $0x80, %al\n jmp 1b"
 DONE = "exit 5"
-
-
-def machine(body: str, **options: object) -> Machine:
-    """Return a machine that runs *body*."""
-    return Machine(**({"kernel": guestcode.sector(body), "cpu": "host", "memory": "2M"} | options))
 
 
 def test_start_talk_wait() -> None:
@@ -140,11 +133,18 @@ def test_close(name: str, body: str) -> None:
 
 def test_exception_in_the_body() -> None:
     """It comes out as it is, and the machine is gone."""
-    with pytest.raises(ZeroDivisionError), machine(SPIN) as vm:
-        vm.start()
-        vm.console.expect(">", timeout=SECONDS)
-        _ = 1 / 0
-    assert vm.wait().kind == "quit"
+    vms = []
+
+    def body() -> None:
+        with machine(SPIN) as vm:
+            vms.append(vm)
+            vm.start()
+            vm.console.expect(">", timeout=SECONDS)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        body()
+    assert vms[0].wait().kind == "quit"
 
 
 def test_dropped_machine() -> None:
@@ -288,98 +288,6 @@ def test_console_of_the_next_machine() -> None:
             console.send("q")
             vm.wait(SECONDS)
     assert console.text() == ">q>q"
-
-
-def _files(folder: pathlib.Path) -> None:
-    (folder / "text").write_text("no kernel")
-    (folder / "odd.img").write_bytes(bytes(1000))
-    (folder / "good.img").write_bytes(bytes(4096))
-
-
-# options, what the one line says
-REFUSED = {
-    "no such kernel": ({"kernel": "{}/none"}, "none"),
-    "not a kernel": ({"kernel": "{}/text"}, "not a kernel"),
-    "kernel is a folder": ({"kernel": "{}"}, "directory"),
-    "no such disk": ({"disk": "{}/none.img"}, "none.img"),
-    "truncated disk": ({"disk": "{}/odd.img"}, "odd.img"),
-    "disk is a folder": ({"disk": "{}"}, "irectory"),
-    "second disk bad": ({"drives": ["{}/good.img", "{}/none.img"]}, "none.img"),
-    "unknown flag": ({"kernel": "{}/text", "cpu": "host,hv_tim"}, "hv_tim"),
-    "missing flags": ({"kernel": "{}/text", "cpu": "host,hv_stimer"}, "hv"),
-    "too many vCPUs": ({"kernel": "{}/text", "smp": 255}, "255"),
-    "too little memory": ({"kernel": "{}/text", "memory": "64K"}, "memory"),
-    "too much memory": ({"kernel": "{}/text", "memory": "64T"}, "more memory than"),
-    "unknown option": ({"kernel": "{}/text", "momery": "1M"}, "did you mean memory?"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused(name: str, tmp_path: pathlib.Path) -> None:
-    """One line; what had been opened is closed again."""
-    _files(tmp_path)
-    options, text = REFUSED[name]
-    filled = {}
-    for key, value in options.items():
-        if isinstance(value, list):
-            filled[key] = [item.format(tmp_path) for item in value]
-        else:
-            filled[key] = value.format(tmp_path) if isinstance(value, str) else value
-    before = descriptors()
-    with pytest.raises(PyhvError) as refusal:
-        Machine(**filled)
-    assert text in str(refusal.value)
-    assert "\n" not in str(refusal.value)
-    assert descriptors() == before
-
-
-@pytest.mark.parametrize("cpu", ["host", None])
-def test_few_descriptors(cpu: str | None) -> None:
-    """With every limit from "none left" on: one line, or a machine that runs; never a leak."""
-    with machine(DONE, cpu=cpu, smp=2):
-        pass  # what is imported on first use needs descriptors, too
-    before = descriptors()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    refused = 0
-    for limit in range(3, 100):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-        try:
-            with machine(DONE, cpu=cpu, smp=2) as vm:
-                vm.start()
-                assert vm.wait(SECONDS).status == 11
-                break
-        except PyhvError as error:
-            refused += 1
-            assert "EMFILE" in str(error) or "oo many open files" in str(error)
-            assert "\n" not in str(error)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert descriptors() == before
-    else:
-        pytest.fail("no machine with 100 descriptors")
-    assert refused >= 5
-
-
-def test_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line, and close() still works; a vCPU's thread that cannot start ends the machine."""
-    start, allowed = threading.Thread.start, [0]
-
-    def limited(thread: threading.Thread) -> None:
-        if not allowed[0]:
-            raise RuntimeError("can't start new thread")
-        allowed[0] -= 1
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", limited)
-    with machine(DONE) as vm, pytest.raises(HostError, match="ulimit -u"):
-        vm.start()
-    for count in (1, 2):
-        allowed[0] = count
-        with machine(SPIN, smp=2) as vm:
-            vm.start()
-            stop = vm.wait(SECONDS)
-        assert stop.kind == "error"
-        assert "can't start new thread" in stop.text
 
 
 def test_says_nothing_and_leaves_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
