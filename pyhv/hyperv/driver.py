@@ -74,6 +74,10 @@ class SynicPort(Protocol):
         """Queue a message of at most 240 bytes for the SIM slot; delivered in order, when the
         slot is free (busy slot: pending flag, next at EOM). Bounded by the caller."""
 
+    def messages_waiting(self, vp_index: int, sint: int) -> int:
+        """Return how many messages wait for the slot: what the caller bounds them by. A hint,
+        cheap, from any thread."""
+
     def event_signaller(self, vp_index: int, sint: int, flag: int) -> Callable[[], None]:
         """Return a prepared function that sets event *flag* (0..2047) in the SIEF slot and raises
         the SINT if the flag was clear. Cheap; does nothing while the guest has the page off."""

@@ -178,6 +178,11 @@ class InKernel:
 
         self.events.call(enqueue)
 
+    def messages_waiting(self, vp_index: int, sint: int) -> int:
+        """Return how many messages wait for a SIM slot."""
+        route = self._sints.get((vp_index, sint))
+        return len(route.queue) if route is not None else 0
+
     def _schedule(self, sint: _Sint) -> None:
         if sint.queue and not sint.scheduled:
             sint.scheduled = True

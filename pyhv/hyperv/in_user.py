@@ -256,6 +256,10 @@ class InUser:
         """Queue a message for a SIM slot."""
         self.partition.vps[vp_index].synic.post_message(sint, message_type, payload)
 
+    def messages_waiting(self, vp_index: int, sint: int) -> int:
+        """Return how many messages wait for a SIM slot."""
+        return self.partition.vps[vp_index].synic.messages_waiting(sint)
+
     def event_signaller(self, vp_index: int, sint: int, flag: int) -> Callable[[], None]:
         """Return a function that sets an event flag and raises the SINT if it was clear."""
         set_event = self.partition.vps[vp_index].synic.set_event

@@ -148,6 +148,11 @@ class Synic:
             self._queues.setdefault(sint, deque()).append((message_type, payload))
             self._drain_sint(sint)
 
+    def messages_waiting(self, sint: int) -> int:
+        """Return how many messages wait for slot *sint*; a hint, read without the lock."""
+        queue = self._queues.get(sint)
+        return len(queue) if queue else 0
+
     def _drain(self) -> None:
         for sint in sorted(self._queues):
             self._drain_sint(sint)

@@ -128,7 +128,10 @@ class Channel:
                 return False
             self._waiting.append(packet)
         if not self._draining:
-            self._serve(None)
+            try:
+                self._flush()
+            except BrokenRule as error:
+                self.server.broken(error, self)
         return True
 
     def send_inband(self, data: bytes, transaction: int = 0, flags: int = 0) -> bool:
@@ -150,13 +153,11 @@ class Channel:
         except BlockingIOError:
             return  # the descriptor's number was another channel's when the loop saw it ready
         self.wakes += 1
-        self._serve(self._in)
-
-    def _serve(self, ring: InRing | None) -> None:
-        """Drain *ring* (or none, only flush); a broken rule closes the channel."""
+        ring = self._in
+        assert ring is not None
         self._draining = True
         try:
-            if self._flush() and ring is not None:
+            if not self._waiting or self._flush():
                 self._drain(ring)
         except BrokenRule as error:
             self.server.broken(error, self)
@@ -185,7 +186,8 @@ class Channel:
             self._interrupt()
 
     def _drain(self, ring: InRing) -> None:
-        packet = self.device.packet
+        packet, out = self.device.packet, self._out
+        assert out is not None
         budget = PACKETS_PER_WAKE
         ring.mask()
         while True:
@@ -212,7 +214,8 @@ class Channel:
                 count += 1
             self.packets += count
             wanted = ring.advance(at)
-            flushed = self._flush()
+            flushed = not self._waiting or self._flush()
+            self._publish(out)
             if wanted:
                 self.signals += 1
                 self._interrupt()

@@ -7,6 +7,7 @@ pages contain it can, and code that looks at contents takes a copy by :meth:`Pag
 from __future__ import annotations
 
 from array import array
+from struct import Struct
 
 from ..errors import BadGpa
 from . import protocol as p
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ..memory import GuestMemory
 
 PAGE_SHIFT, PAGE = 12, 4096
-_header = p.GPA_DIRECT_HEADER.unpack_from
+_one_page = Struct("<4xIIIQ").unpack_from  # ranges, bytes, offset, page number
 _range = p.GPA_RANGE.unpack_from
 HEADERS = p.GPA_DIRECT_HEADER.size + p.GPA_RANGE.size
 
@@ -45,13 +46,19 @@ class PageList:
         :raises BrokenRule: the list is shorter, does not add up, or is not RAM.
         """
         batch, at, end = self._batch, self._start, self._end
-        if end - at < HEADERS:
+        if end - at < HEADERS + 8:
             raise BrokenRule("packet-ranges", f"no page list for {need} bytes")
-        count = _header(batch, at)[1]
+        count, length, offset, frame = _one_page(batch, at)
+        if count == 1 and need <= length <= PAGE - offset:  # small requests: nothing to merge
+            gpa = (frame << PAGE_SHIFT) + offset
+            if gpa + need <= self._low:
+                return [self._memory.bytes[gpa : gpa + need]]
         at += 8
         views: list[memoryview] = []
         try:
             for _ in range(count):
+                if end - at < 8:
+                    break
                 length, offset = _range(batch, at)
                 at += 8
                 pages = (offset + length + PAGE - 1) >> PAGE_SHIFT
@@ -76,8 +83,6 @@ class PageList:
                 if not need:
                     return views
                 at = after
-                if end - at < 8:
-                    break
         except BadGpa as error:
             raise BrokenRule("packet-ranges", str(error)) from None
         raise BrokenRule("packet-ranges", f"{need} bytes more than the page list has")
@@ -85,13 +90,18 @@ class PageList:
     def _scattered(
         self, frames: list[int], offset: int, length: int, views: list[memoryview]
     ) -> None:
-        memory, ram = self._memory, self._memory.bytes
+        memory, low = self._memory, self._low
+        ram = memory.bytes
         ends = [i for i in range(1, len(frames)) if frames[i] != frames[i - 1] + 1]
         ends.append(len(frames))
         start = 0
         for stop in ends:
-            size = min(length, ((stop - start) << PAGE_SHIFT) - offset)
-            at = memory.offset((frames[start] << PAGE_SHIFT) + offset, size)
+            size = ((stop - start) << PAGE_SHIFT) - offset
+            if size > length:
+                size = length
+            at = (frames[start] << PAGE_SHIFT) + offset
+            if at + size > low:
+                at = memory.offset(at, size)
             views.append(ram[at : at + size])
             length -= size
             if not length:

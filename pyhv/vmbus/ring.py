@@ -22,8 +22,9 @@ PAGE = 4096
 TRAILER = 8
 _trailer = p.PACKET_TRAILER.pack
 # A store of ours and the load after it must not change places: x86 lets them, a locked
-# instruction does not, and taking a lock has one.
+# instruction does not, and taking a lock has one. Several loop threads may share it.
 _barrier = threading.Lock()
+_barrier_enter, _barrier_leave = _barrier.acquire, _barrier.release
 
 
 class Ring:
@@ -102,8 +103,8 @@ class InRing(Ring):
     def unmask(self) -> bool:
         """Ask for signals again; True if packets came meanwhile, whose signal is lost."""
         self._u32[self._mask_at] = 0
-        with _barrier:
-            pass
+        _barrier_enter()
+        _barrier_leave()
         return self._u32[self._write_at] != self.read
 
     def take(self) -> bytes:
@@ -111,10 +112,10 @@ class InRing(Ring):
         write = self._u32[self._write_at]
         if write >= self.size or write & 7:
             raise BrokenRule("ring-index", f"{write:#x} of {self.size:#x}")
-        length = write - self.read
-        if length < 0:
-            length += self.size
-        return self._load(self.read, length)
+        read = self.read
+        if write >= read and self._data is not None:
+            return bytes(self._data[read:write])
+        return self._load(read, (write - read) % self.size)
 
     def advance(self, length: int) -> bool:
         """Give *length* bytes back to the guest; True if it waits for that much room."""
@@ -127,8 +128,8 @@ class InRing(Ring):
         # goes past it (hv_pkt_iter_close). "free" is what a producer sees, so the barrier.
         if not self._u32[self._features_at] & p.RING_FEAT_PENDING_SEND_SIZE:
             return False
-        with _barrier:
-            pass
+        _barrier_enter()
+        _barrier_leave()
         wanted = self._u32[self._pending_at]
         if not wanted:
             return False
@@ -174,8 +175,8 @@ class OutRing(Ring):
         if write == before:
             return False
         self._u32[self._write_at] = self._published = write
-        with _barrier:
-            pass
+        _barrier_enter()
+        _barrier_leave()
         u32 = self._u32
         return not u32[self._mask_at] and u32[self._read_at] == before
 
@@ -184,8 +185,8 @@ class OutRing(Ring):
         need = len(packet) + TRAILER
         self._u32[self._pending_at] = need
         self._waiting = True
-        with _barrier:
-            pass
+        _barrier_enter()
+        _barrier_leave()
         self._look()
         return self._free > need
 

@@ -72,8 +72,7 @@ class VmbusServer:
         self._inbox: deque[bytes] = deque()
         self._inbox_called = self._closed = False
         self._trace = trace
-        # how many messages wait for the guest's slot, where the driver can tell
-        self._waiting = getattr(synic, "messages_waiting", None) or (lambda vp, sint: 0)
+        self._waiting = synic.messages_waiting
         synic.connect_messages(p.VMBUS_MESSAGE_CONNECTION_ID, self._posted)
         if self.max_version >= p.VERSION_WIN10_V5:
             synic.connect_messages(p.VMBUS_MESSAGE_CONNECTION_ID_4, self._posted)
