@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 from golden_dump import GOLDEN, HYPERCALL_PAGE, cpuid_bits, differences, parse, read, value
-from probe import build
+from probe import build, operations
 
 from pyhv.errors import ConfigError, Exit, HostError
 from pyhv.kvm.system import Kvm
@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.skipif(bool(build.missing()), reason=f"not installed: {build.missing()}"),
 ]
 LIMIT_S = 60
+RAM_BELOW = b"\x55" * 0x2000  # of the SIM and the SIEF page
 DUMPS = sorted(path.stem for path in GOLDEN.glob("[0-6]*.txt"))
 Rules = dict[str, Callable[[str, str], bool]]
 
@@ -136,11 +137,12 @@ def deviations(driver: str, name: str) -> Rules:
 
 
 class Run(NamedTuple):
-    """What came of a guest: the text it left, why it stopped, KVM's TSC frequency in Hz."""
+    """What came of a guest: its text, why it stopped, KVM's TSC in Hz, RAM where SIM and SIEF lay."""
 
     lines: list[tuple[str, str]]
     stop: Stop
     tsc_hz: int
+    pages: bytes
 
 
 @functools.cache
@@ -151,6 +153,7 @@ def run(driver: str, cpu: str, smp: int, scenario: str = "X", *, reboot: bool = 
         memory="64M", no_reboot=not reboot,
     ) as vm:  # fmt: skip
         tsc_hz = vm.board.vcpus[0].tsc_khz() * 1000
+        vm.memory.write(operations.SIM, RAM_BELOW)
         vm.start()
         try:
             stop = vm.wait(LIMIT_S)
@@ -158,7 +161,8 @@ def run(driver: str, cpu: str, smp: int, scenario: str = "X", *, reboot: bool = 
             vm.kill()
             stop = vm.wait()
         text = vm.memory.read(build.LOG_TEXT, vm.memory.read_u32(build.LOG)).decode("latin-1")
-    return Run(parse(text), stop, tsc_hz)
+        pages = vm.memory.read(operations.SIM, len(RAM_BELOW))
+    return Run(parse(text), stop, tsc_hz, pages)
 
 
 def run_set(driver: str, name: str) -> Run:
@@ -189,7 +193,7 @@ every_set = pytest.mark.parametrize(("driver", "name"), PAIRS)
 
 def test_the_probe_builds(tmp_path: Path) -> None:
     """From an empty folder too, not only out of the cache."""
-    build.build(tmp_path, build.operations.source())
+    build.build(tmp_path, operations.source())
     assert (tmp_path / "probe.bin").read_bytes() == build.kernel().read_bytes()
 
 
@@ -243,7 +247,7 @@ def test_refused_by_name(driver: str, name: str, flags: tuple[str, ...]) -> None
 @every_driver
 @pytest.mark.parametrize(("name", "scenario"), [("7-reset-cf9", "S"), ("7-reset-msr", "T")])
 def test_reset(driver: str, name: str, scenario: str) -> None:
-    """Two lives of one guest: what it set is gone, the reference time runs on."""
+    """Two lives of one guest: what it set is gone, its RAM is back, the reference time runs on."""
     dump = read(name)
     second = run(driver, dump.cpu, dump.smp, scenario, reboot=True)
     assert not differences(name, dump.lines, second.lines, AFTER_RESET)
@@ -251,6 +255,7 @@ def test_reset(driver: str, name: str, scenario: str) -> None:
     times = [int(value(line), 16) for _, line in second.lines if line.startswith("msr 40000020")]
     assert len(times) == 2
     assert times[0] < times[1]
+    assert second.pages == RAM_BELOW
 
 
 @every_driver
