@@ -137,7 +137,7 @@ def deviations(driver: str, name: str) -> Rules:
 
 
 class Run(NamedTuple):
-    """What came of a guest: its text, why it stopped, KVM's TSC in Hz, RAM where SIM and SIEF lay."""
+    """What came of a guest: text, ending, KVM's TSC in Hz, RAM where SIM and SIEF pages lay."""
 
     lines: list[tuple[str, str]]
     stop: Stop
