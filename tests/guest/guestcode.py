@@ -57,9 +57,22 @@ LONG = r"""
         .code64
         .globl _start
 _start: mov $stack, %esp
+        lgdt gdtr                                       # the loader's lies where pages may go
         lidt idtr
         cld
         jmp body
+        .balign 8
+gdt:    .quad 0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff      # 0x10 code, 0x18 data
+        .quad 0x00affb000000ffff, 0x00cff3000000ffff            # 0x20 and 0x28: CPL 3
+        .word tss_end - tss - 1, tss - _start, 0x8910, 0        # 0x30: the TSS, at 0x10....
+        .quad 0
+gdtr:   .word . - gdt - 1
+        .quad gdt
+tss:    .long 0
+        .quad stack, 0, 0
+        .quad 0, 0, 0, 0, 0, 0, 0, 0, 0
+        .word 0, tss_end - tss
+tss_end:
         .macro gate target
         .word \target - _start, 0x10, 0x8e00, 0x10      # offset, selector, attributes, offset
         .long 0, 0
