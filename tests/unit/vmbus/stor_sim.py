@@ -10,6 +10,22 @@ from guest_sim import PAGE, Guest, GuestChannel, Packet, gpa_ranges, packet
 READ, WRITE, NONE = 1, 0, 2
 
 
+def cdb_6(opcode: int, lba: int, blocks: int) -> bytes:
+    return bytes((opcode,)) + lba.to_bytes(3, "big") + bytes((blocks & 0xFF, 0))
+
+
+def cdb_10(opcode: int, lba: int, blocks: int, flags: int = 0) -> bytes:
+    return struct.pack(">BBIBHB", opcode, flags, lba, 0, blocks, 0)
+
+
+def cdb_12(opcode: int, lba: int, blocks: int, flags: int = 0) -> bytes:
+    return struct.pack(">BBIIBB", opcode, flags, lba, blocks, 0, 0)
+
+
+def cdb_16(opcode: int, lba: int, blocks: int, flags: int = 0) -> bytes:
+    return struct.pack(">BBQIBB", opcode, flags, lba, blocks, 0, 0)
+
+
 class Result(NamedTuple):
     """What the guest learns of a request."""
 

@@ -6,7 +6,7 @@ import os
 import struct
 
 import pytest
-from conftest import Recorder
+from bus_helpers import Recorder
 from guest_sim import Guest, GuestChannel, packet
 
 from pyhv.vmbus import channel as channel_module

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from conftest import Recorder
+from bus_helpers import Recorder
 from guest_sim import MEMORY, PAGE, Guest
 
 from pyhv.vmbus import gpadl as gpadl_module

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 import stor_sim
-from conftest import SECTORS, sector
+from bus_helpers import SECTORS, sector
 from guest_sim import MEMORY, PAGE, gpa_ranges, packet
 from stor_sim import StorGuest, srb, vstor
 

@@ -11,7 +11,7 @@ import struct
 
 import pytest
 import stor_sim
-from conftest import Recorder
+from bus_helpers import Recorder
 from guest_sim import MEMORY, PAGE, gpa_ranges, packet
 from stor_sim import srb
 
