@@ -29,6 +29,12 @@ MACROS = r"""
         .macro exit status
         outb 0xf4, \status
         .endm
+        .macro wrmsr_of msr, low, high=0
+        mov $\msr, %ecx
+        mov $\low, %eax
+        mov $\high, %edx
+        wrmsr
+        .endm
         .macro power_off
         mov $0x2000, %ax
         mov $0x604, %dx
@@ -98,7 +104,10 @@ exception:                                              # 8 bytes a vector
         .balign 8
         .set n, n + 1
         .endr
-caught: push %rax
+caught: cmpq $0, back
+        je 2f
+        jmp *back
+2:      push %rax
         mov 8(%rsp), %rax
         mov %rax, vector
         incq faults
@@ -130,6 +139,18 @@ faults: .quad 0
 vector: .quad 0
 skip:   .quad 2
 interrupts: .quad 0
+back:   .quad 0                                         # not 0: the next exception goes there
+random: mov %r15, %rax                                  # xorshift64 of R15, to RAX
+        shl $13, %rax
+        xor %rax, %r15
+        mov %r15, %rax
+        shr $7, %rax
+        xor %rax, %r15
+        mov %r15, %rax
+        shl $17, %rax
+        xor %rax, %r15
+        mov %r15, %rax
+        ret
         .balign 16
         .skip 8192
 stack:
@@ -166,6 +187,13 @@ def sector(body: str) -> str:
     """Return the path of a boot sector file that runs *body* in real mode; no BIOS is there."""
     source = MACROS + SECTOR + body + "\n9999: hlt\n jmp 9999b\n"
     return _build(source, "32", "-m", "elf_i386", f"-Ttext={ORIGIN:#x}", "--oformat=binary")
+
+
+@functools.cache
+def flat(body: str) -> str:
+    """Return the path of an ELF32 kernel that runs *body* in protected mode; it has no IDT."""
+    source = MACROS + ".globl _start\n_start: mov $0x7c00, %esp\n" + body
+    return _build(source, "32", "-m", "elf_i386", f"-Ttext={KERNEL:#x}")
 
 
 @functools.cache

@@ -1,0 +1,399 @@
+"""Guests that write nonsense into the Hyper-V interface: MSRs, hypercalls, timers, VMBus messages."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import guestcode
+import pytest
+from guestcode import RESULTS
+from libguest import SCALE, SECONDS, descriptors, rss_kib
+
+from pyhv import Machine
+from pyhv.stop import Stop
+
+pytestmark = [pytest.mark.kvm, pytest.mark.usefixtures("nothing_left", "neighbour")]
+
+GROWTH_KIB = 4096  # of a whole machine at work, its RAM included
+MIB = 1 << 20
+ALL = "host,hv_passthrough"
+UD, GP = 6, 13
+
+
+def run(path: str, **options: object) -> tuple[Stop, list[int], Machine]:
+    """Run a guest to its end; return why, and what it left at RESULTS."""
+    options = {"cpu": None, "memory": "16M"} | options
+    before = rss_kib()
+    with Machine(kernel=path, **options) as vm:
+        threads = threading.active_count() + 3  # the loop, the timers, the vCPU
+        vm.start()
+        stop = vm.wait(10 * SECONDS)
+        assert threading.active_count() <= threads
+        found = [vm.memory.read_u64(RESULTS + 8 * i) for i in range(8)]
+    assert rss_kib() - before < GROWTH_KIB
+    return stop, found, vm
+
+
+@pytest.fixture
+def same_descriptors() -> Iterator[None]:
+    """Fail if the test left one."""
+    before = descriptors()
+    yield
+    assert descriptors() == before
+
+
+REPORT = f"""
+        mov faults, %rax
+        mov %rax, {RESULTS}
+        mov vector, %rax
+        mov %rax, {RESULTS + 8}
+        exit 1
+"""
+
+# RESET and CRASH_CTL do what they are for; ICR sends NMI, SMI and INIT to whom it likes. They get
+# what cannot hurt.
+WALK = """
+        mov ${seed:#x}, %r15
+        mov $0x40000000, %ebp
+1:      mov %ebp, %ecx
+        rdmsr
+        xor %eax, %eax
+        xor %edx, %edx
+        wrmsr
+        cmp $0x40000003, %ecx
+        je 2f
+        cmp $0x40000071, %ecx
+        je 2f
+        cmp $0x40000105, %ecx
+        je 2f
+        mov $1, %eax
+        wrmsr
+        call random
+        mov %rax, %rdx
+        shr $32, %rdx
+        wrmsr
+        call random                             # a page in RAM, where nothing is
+        and $0x7ff000, %eax
+        add $0x800001, %eax
+        xor %edx, %edx
+        wrmsr
+        rdmsr
+        mov $-1, %eax
+        mov $-1, %edx
+        wrmsr
+        xor %eax, %eax
+        xor %edx, %edx
+        wrmsr
+2:      inc %ebp
+        cmp $0x40001200, %ebp
+        jb 1b
+"""
+
+
+@pytest.mark.parametrize("seed", [0x123456789ABCDEF1, 0x0F0F1E1E2D2D3C3D])
+@pytest.mark.parametrize(
+    "cpu", ["host,hv_vendor_id=pyhv", "host,hv_time,hv_vpindex,hv_enforce_cpuid", None, ALL]
+)
+def test_every_synthetic_msr(cpu: str | None, seed: int) -> None:
+    """0x40000000-0x400011ff: 0, 1, all ones, random, a page; the guest gets #GP, or nothing."""
+    stop, (faults, vector, *_), _ = run(guestcode.kernel(WALK.format(seed=seed) + REPORT), cpu=cpu)
+    assert stop.status == 3, stop
+    assert vector == GP
+    assert faults > 0x1100  # most of the numbers are nobody's
+
+
+def test_synthetic_msrs_without_hyperv() -> None:
+    """KVM alone, which knows none of them under these numbers."""
+    path = guestcode.kernel(WALK.format(seed=99) + REPORT)
+    stop, (_, vector, *_), _ = run(path, cpu="host,kvm=off")
+    assert stop.status == 3, stop
+    assert vector in (GP, 0)  # 0: kvm.ignore_msrs
+
+
+STORM = """
+        mov ${count}, %ebp
+1:      mov $0x40001ff0, %ecx                   # ours to refuse, and to note
+        rdmsr
+        wrmsr
+        mov $0x12345, %ecx                      # KVM's
+        rdmsr
+        dec %ebp
+        jnz 1b
+"""
+
+
+def test_unknown_msrs_by_the_million() -> None:
+    """Each is a #GP; nothing is logged, nothing grows."""
+    count = max(int(330_000 * SCALE), 1000)  # three accesses each
+    path = guestcode.kernel(STORM.format(count=count) + REPORT)
+    stop, (faults, vector, *_), vm = run(path)
+    assert stop.status == 3, stop
+    assert (faults >= 2 * count, vector) == (True, GP)
+    assert not vm.console.data()
+
+
+IDENTIFY = """
+        wrmsr_of 0x40000000, 1                  # a guest OS id
+        wrmsr_of 0x40000001, 0x900001           # the hypercall page
+        mov $0x900000, %ebx
+        mov $3, %eax                            # VMCALL is three bytes
+        cmpb $0x0f, (%rbx)
+        je 1f
+        dec %eax                                # OUT is two
+1:      mov %rax, skip
+"""
+CALLS = """
+        mov ${seed:#x}, %r15
+        mov $0xa00000, %edi                     # 64 KiB of nonsense to point at
+        mov $8192, %ecx
+1:      call random
+        stosq
+        loop 1b
+        mov ${count}, %ebp
+2:      call random
+        mov %rax, %r12
+        call random
+        mov %rax, %rdx
+        call random
+        mov %rax, %r8
+        bt $60, %r12
+        jc 3f
+        and $0xfff8, %edx                       # an input in RAM, often aligned
+        add $0xa00000, %edx
+        and $0xffff, %r8d
+        add $0xa00000, %r8d
+3:      call random
+        mov %rax, %rcx
+        bt $61, %r12
+        jc 4f
+        movabs $0x0fff0fff03ff0000, %rax        # no reserved bit
+        and %rax, %rcx
+4:      mov %r12d, %eax
+        and $31, %eax
+        movzwl codes(,%rax,2), %eax
+        or %rax, %rcx
+        call *%rbx
+        dec %ebp
+        jnz 2b
+        mov $0x1ff, %ecx                        # a code nobody has; the interface still answers
+        call *%rbx
+        mov %rax, {results} + 16
+"""
+CODES = """
+codes:  .word 0, 1, 2, 3, 8, 0xb, 0x13, 0x14, 0x15, 0x16, 0x5c, 0x5d, 0x69, 0x6a, 0x6b, 0x7e
+        .word 2, 3, 8, 0xb, 0x13, 0x14, 0x15, 0x5c, 0x5d, 0xaf, 0xb0, 0x8001, 0xffff, 0x1ff, 8, 0x5c
+"""
+
+
+@pytest.mark.parametrize("smp", [1, 2])
+@pytest.mark.parametrize("seed", [0x123456789ABCDEF1, 0x0F0F1E1E2D2D3C3D])
+def test_hypercalls_with_nonsense(seed: int, smp: int) -> None:
+    """All forms of all calls; each gets a status, none an exception at CPL 0, and the last answers."""
+    count = max(int(20_000 * SCALE), 500)
+    calls = CALLS.format(seed=seed, count=count, results=RESULTS)
+    stop, found, _ = run(guestcode.kernel(IDENTIFY + calls + REPORT + CODES), cpu=ALL, smp=smp)
+    assert stop.status == 3, stop
+    assert found[2] == 2  # HV_STATUS_INVALID_HYPERCALL_CODE
+    assert found[1] in (0, UD)  # #UD: XMM registers without the SSE state to read them from
+
+
+def test_hypercall_from_cpl_3() -> None:
+    """#UD, whatever is asked; or #GP, on a KVM where not even IOPL 3 allows the OUT."""
+    body = (
+        IDENTIFY
+        + """
+        mov $0x9000, %edi                       # all the loader's tables: let CPL 3 in
+        mov $6 * 512, %ecx
+2:      testb $1, (%rdi)
+        jz 3f
+        orb $4, (%rdi)
+3:      add $8, %edi
+        loop 2b
+        mov %cr3, %rax
+        mov %rax, %cr3
+        mov $0x30, %eax
+        ltr %ax
+        push $0x2b
+        push $0xb00000
+        push $0x3002                            # IOPL 3: OUT is allowed
+        push $0x23
+        push $user
+        iretq
+user:   mov $0x1ff, %ecx
+        mov $0x7777, %eax
+        call *%rbx
+        mov %rax, 0x80010
+        movq $1f, back
+        ud2
+1:
+"""
+        + REPORT
+    )
+    stop, (faults, vector, rax, *_), _ = run(guestcode.kernel(body))
+    assert stop.status == 3, stop
+    assert (faults, rax) == (1, 0x7777)
+    assert vector in (UD, GP)
+
+
+def test_hypercall_in_32_bits() -> None:
+    """EDX:EAX is the input value, and gets the status."""
+    body = f"""
+        wrmsr_of 0x40000000, 1
+        wrmsr_of 0x40000001, 0x900001
+        mov $0x900000, %esi
+        xor %edx, %edx
+        mov $0x1ff, %eax
+        call *%esi
+        mov %eax, {RESULTS}
+        mov %edx, {RESULTS + 4}
+        exit 1
+"""
+    stop, found, _ = run(guestcode.flat(body))
+    assert stop.status == 3, stop
+    assert found[0] == 2
+
+
+def test_hypercall_in_real_mode() -> None:
+    """#UD where our page's OUT is the hypercall; VMCALL the same."""
+    body = """
+        movw $handler, 6 * 4
+        movw $0, 6 * 4 + 2
+        mov $0x40000000, %ecx
+        mov $1, %eax
+        xor %edx, %edx
+        wrmsr
+        mov $1, %ecx
+1:      out %eax, $0xe8
+        exit 2
+handler: exit 1
+"""
+    stop, _, vm = run(guestcode.sector(body))
+    assert stop.status == (3 if vm.driver_name == "in_user" else 5), stop
+
+
+TIMERS = """
+        mov $0xfee00000, %ebx
+        movl $0x1ff, 0xf0(%rbx)
+        mov ${seed:#x}, %r15
+        wrmsr_of 0x40000080, 1                  # SCONTROL, SIEFP, SIMP
+        wrmsr_of 0x40000082, 0xa00001
+        wrmsr_of 0x40000083, 0xa01001
+        mov $0x40000090, %ecx                   # 16 SINTs, vectors 0x40 and on
+        mov $0x40, %eax
+        xor %edx, %edx
+1:      wrmsr
+        xor $0x20000, %eax                      # every second one with AutoEOI
+        inc %eax
+        inc %ecx
+        cmp $0x400000a0, %ecx
+        jb 1b
+        mov ${count}, %ebp
+        sti
+2:      call random
+        mov %eax, %ecx
+        shr $8, %eax
+        and $7, %ecx
+        add $0x400000b0, %ecx
+        test $1, %ecx
+        jnz 3f
+        and $0xf100f, %eax                      # CONFIG: any mode, vector 0x80 or 0x90
+        or $0x800, %eax
+        mov $0, %edx
+        jmp 4f
+3:      mov %eax, %edx                          # COUNT: some 100 us, or a time gone or to come
+        and $0xfff, %eax
+        bt $20, %edx
+        mov $0, %edx
+        jnc 4f
+        call random
+        mov %eax, %edx
+        and $0xff, %edx
+4:      wrmsr
+        wrmsr_of 0x40000084, 0                  # EOM
+        dec %ebp
+        jnz 2b
+        mov interrupts, %rax
+        mov %rax, {results} + 16
+"""
+
+
+@pytest.mark.parametrize("smp", [1, 2])
+def test_timers_in_a_storm(smp: int) -> None:
+    """Enabled, moved, stopped at random, periods of nothing; interrupts come meanwhile."""
+    count = max(int(20_000 * SCALE), 1000)
+    timers = TIMERS.format(seed=0x51EDBEEF, count=count, results=RESULTS)
+    stop, found, _ = run(guestcode.kernel(timers + "cli\n" + REPORT), smp=smp)
+    assert stop.status == 3, stop
+    assert found[2] > 0
+
+
+def test_resets_while_timers_fire(same_descriptors: None) -> None:
+    """Each life ends in the middle of it; a timer of the last one never disturbs the next."""
+    timers = TIMERS.format(seed=0xABCDEF1234567, count=100, results=RESULTS)
+    body = "incl 0x600\n cmpl $15, 0x600\n jb 5f\n exit 1\n5:\n" + timers + "outb 0x64, 0xfe"
+    stop, *_ = run(guestcode.kernel(body))
+    assert stop.status == 3, stop
+
+
+SPAM = """
+        mov ${seed:#x}, %r15
+        wrmsr_of 0x40000080, 1
+        wrmsr_of 0x40000082, 0xa00001
+        wrmsr_of 0x40000083, 0xa01001
+        wrmsr_of 0x40000092, 0x10050            # SINT2, masked: nobody listens
+        mov ${count}, %ebp
+1:      mov $0xb00000, %edi
+        mov $32, %ecx
+2:      call random
+        bt $3, %rax
+        jc 3f
+        and $15, %eax                           # small numbers are more often taken for good
+3:      stosq
+        loop 2b
+        mov $0xb00000, %edi
+        call random
+        and $7, %eax
+        movl $1, (%rdi)                         # the connection, 1 to 4
+        test $1, %eax
+        jz 4f
+        movl $4, (%rdi)
+4:      movl $0, 4(%rdi)
+        movl $1, 8(%rdi)                        # HVMSG_VMBUS
+        call random
+        and $127, %eax
+        add $8, %eax
+        mov %eax, 12(%rdi)                      # its size
+        call random
+        and $31, %eax
+        mov %rax, 16(%rdi)                      # the message's type
+        cmp $14, %eax
+        jne 5f
+        movl $0x40000, 24(%rdi)                 # INITIATE_CONTACT: one that succeeds
+        movl $0, 28(%rdi)
+        movl $40, 12(%rdi)
+5:      mov $0x5c, %ecx                         # HvCallPostMessage
+        mov %rdi, %rdx
+        xor %r8d, %r8d
+        call *%rbx
+        incq {results} + 16
+        test %eax, %eax
+        jz 6f
+        incq {results} + 24
+6:      dec %ebp
+        jnz 1b
+"""
+
+
+def test_vmbus_messages_at_random(same_descriptors: None) -> None:
+    """A flood of messages that mean little or nothing: refused, or noted; the guest goes on."""
+    count = max(int(20_000 * SCALE), 1000)
+    spam = SPAM.format(seed=0x5EED5EED5EED, count=count, results=RESULTS)
+    with Machine(kernel=guestcode.kernel(IDENTIFY + spam + REPORT), memory="16M") as vm:
+        server = vm.board.vmbus
+        vm.start()
+        stop = vm.wait(10 * SECONDS)
+        assert stop.status == 3, stop
+        assert vm.memory.read_u64(RESULTS + 16) == count
+    assert server.violation_count > 0
+    assert len(server.violations) <= 64
