@@ -1,4 +1,4 @@
-"""What several of the bus tests use: the test image's sectors, raw messages, a device that notes."""
+"""What the bus tests share: the test image's sectors, raw messages, a device that notes."""
 
 from __future__ import annotations
 
