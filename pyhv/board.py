@@ -50,7 +50,7 @@ class Board:
         self.vcpus: list[Vcpu] = []
         self.threads: list[VcpuThread] = []
         self.driver: InKernel | InUser | None = None
-        self.vmbus = None
+        self.vmbus = self.testdev = None
         self.ended = self.closed = False
         self.bus = Bus()
         self.vm = Vm(machine.kvm, memory)
@@ -70,6 +70,7 @@ class Board:
                 self.threads.append(VcpuThread(vcpu, self.bus, self._vcpu_failed))
             self._make_devices()
             self._make_vmbus()
+            self._make_testdev()
             for thread in self.threads:
                 thread.exits.update(self._common_exits(thread))
             self.driver.attach(self.threads)
@@ -137,6 +138,15 @@ class Board:
         self.vmbus = VmbusServer(machine.memory, self.driver, machine.events, len(self.vcpus))
         if machine.disks:
             self.vmbus.offer(Scsi(machine.disks))
+
+    def _make_testdev(self) -> None:
+        machine = self.machine
+        if machine.config.testdev:
+            from .devices import testdev
+
+            count = len(self.vcpus) if machine.features.synic else 0
+            self.testdev = testdev.HypervTestDevice(self.driver, machine.events, count)
+            self.bus.claim_pio(testdev.PORT, testdev.PORTS, self.testdev)
 
     def _load(self) -> None:
         machine = self.machine
@@ -264,7 +274,7 @@ class Board:
         if self.closed:
             return
         self.ended = self.closed = True
-        steps = [part.close for part in (self.vmbus, self.driver) if part is not None]
+        steps = [part.close for part in (self.vmbus, self.testdev, self.driver) if part is not None]
         steps += [thread.release for thread in self.threads]
         steps += [part.close for part in (*self.vcpus, self.vm)]
         self.threads = []

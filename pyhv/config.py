@@ -39,7 +39,8 @@ class MachineConfig(Record):
     """Everything a Machine is built from. Sizes in bytes, times in seconds.
 
     ``cpu`` is the text of ``-cpu`` (cpu_options.DEFAULT_CPU if None); ``firmware`` a file
-    instead of pyhv's own BIOS; ``hyperv`` one of HYPERV_DRIVERS; ``kernel`` boots directly.
+    instead of pyhv's own BIOS; ``hyperv`` one of HYPERV_DRIVERS; ``kernel`` boots directly;
+    ``testdev`` adds the hyperv-testdev.
     """
 
     cpu: str | None = None
@@ -53,6 +54,7 @@ class MachineConfig(Record):
     hyperv: str = "auto"
     no_reboot: bool = False
     time_limit: float | None = None
+    testdev: bool = False
 
 
 def machine_config(

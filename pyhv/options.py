@@ -64,6 +64,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "who serves Hyper-V: KVM in the kernel, or pyhv; default auto: the kernel if it can",
             choices=("auto", "kernel", "user"),
         ),
+        Option(
+            "-device",
+            "hyperv-testdev",
+            "port 0x3000, through which kvm-unit-tests try the SynIC",
+            choices=("hyperv-testdev",),
+        ),
     ),
     "Console and endings": (
         Option("-serial", "stdio|file:PATH|none", "the guest's COM1; default stdio"),
@@ -166,9 +172,12 @@ def parse(arguments: list[str]) -> Parsed:
             if not todo:
                 raise ConfigError(f"{argument}: needs a value: {argument} {example}")
             value = todo.pop()
-        choices = option.choices if option else ACCEPTED[name]
+        accepted = ACCEPTED.get(name, ())
+        choices = accepted + option.choices if option else accepted
         if choices and value not in choices:
             raise ConfigError(f"{argument} {value}: pyhv has {', '.join(choices)}")
+        if value in accepted:
+            continue
         if option and option.many:
             parsed.disks.append((option.key, value))
         elif option:
@@ -246,6 +255,7 @@ def config_of(parsed: Parsed, demo_disk: Callable[[], str]) -> MachineConfig:
             hyperv=get("hyperv") or default.hyperv,
             no_reboot="no-reboot" in parsed,
             time_limit=None if limit is None else seconds(limit),
+            testdev="device" in parsed,
         )
     )
 

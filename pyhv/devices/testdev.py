@@ -16,19 +16,8 @@ from ..hyperv.tlfs import HV_STATUS_INSUFFICIENT_BUFFERS, HV_STATUS_INVALID_CONN
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
 
     from ..hyperv.driver import Events, SynicPort
-
-    class TestPort(SynicPort, Protocol):
-        """What the device asks beyond VMBus' needs."""
-
-        def raise_sint(self, vp_index: int, sint: int) -> None:
-            """Send one edge on the SINT, now; any thread."""
-
-        def messages_queued(self, vp_index: int, sint: int) -> int:
-            """Return how many posted messages wait for the SIM slot."""
-
 
 PORT, PORTS = 0x3000, 4
 SINTS = 16
@@ -43,30 +32,39 @@ def _gone(message_type: int, payload: bytes) -> int:
 class HypervTestDevice:
     """Port 0x3000, 32 bits, write-only.
 
-    :param vp_count: commands for other VPs are ignored, as is all else that makes no sense.
+    :param vp_count: commands for other VPs are ignored, as is all else that makes no sense; 0
+        for a machine without a SynIC.
     """
 
-    def __init__(self, synic: TestPort, events: Events, vp_count: int) -> None:
+    def __init__(self, synic: SynicPort, events: Events, vp_count: int) -> None:
         self._synic, self._events, self._vp_count = synic, events, vp_count
         self._routes: set[tuple[int, int]] = set()
-        self._echoes: dict[int, int] = {}  # connection id -> eventfd
+        self._eventfds: dict[int, int] = {}  # connection id -> eventfd; kept until close
+        self._echoes: dict[int, Callable[[], None]] = {}  # connection id -> sets the flag
 
     def pio_in(self, offset: int, size: int) -> int:
         """Return 0."""
         return 0
 
     def pio_out(self, offset: int, size: int, value: int) -> None:
-        """Take a command."""
+        """Take a command; it is done when the guest's OUT is."""
         command = _COMMANDS.get(value >> 16 & 0xFF)
         sint, vp_index, connection = value & 0xFF, value >> 8 & 0xFF, value >> 24 & 0xFF
         if offset or size != 4 or command is None or sint >= SINTS or vp_index >= self._vp_count:
             return
-        command(self, vp_index, sint, connection)
+        try:
+            command(self, vp_index, sint, connection)
+        except (HostError, OSError):
+            pass  # out of descriptors, or somebody else has the connection: the guest gets none
 
     def close(self) -> None:
         """Destroy the event connections; on the event loop's thread, or when it has ended."""
         for connection in list(self._echoes):
-            self._unbind(connection)
+            self._destroy_event(0, 0, connection)
+        for eventfd in self._eventfds.values():
+            self._events.remove(eventfd)
+            os.close(eventfd)
+        self._eventfds.clear()
 
     def _create_route(self, vp_index: int, sint: int, connection: int) -> None:
         self._routes.add((vp_index, sint))
@@ -83,9 +81,12 @@ class HypervTestDevice:
         synic = self._synic
 
         def echo(message_type: int, payload: bytes) -> int:
-            if synic.messages_queued(vp_index, sint):
+            if synic.messages_waiting(vp_index, sint):
                 return HV_STATUS_INSUFFICIENT_BUFFERS  # one waits already: there is one buffer
-            synic.post_message(vp_index, sint, message_type, payload)
+            try:
+                synic.post_message(vp_index, sint, message_type, payload)
+            except OSError:
+                return HV_STATUS_INSUFFICIENT_BUFFERS
             return HV_STATUS_SUCCESS
 
         synic.connect_messages(connection, echo)
@@ -98,35 +99,27 @@ class HypervTestDevice:
         if connection in self._echoes:
             return
         signal = self._synic.event_signaller(vp_index, sint, connection)
-        try:
-            eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        except OSError:
-            return  # out of descriptors: the guest sees no connection
+        # The descriptor stays watched when the guest destroys the connection: closing it would
+        # be the loop's work, and a guest that makes and destroys in a loop would outrun it.
+        eventfd = self._eventfds.get(connection)
+        if eventfd is None:
+            eventfd = self._eventfds[connection] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._events.add(eventfd, lambda: self._signalled(connection))
+        self._synic.bind_event(connection, eventfd)
+        self._echoes[connection] = signal
 
-        def signalled() -> None:
-            try:
-                os.eventfd_read(eventfd)
-            except BlockingIOError:
-                return
+    def _signalled(self, connection: int) -> None:
+        try:
+            os.eventfd_read(self._eventfds[connection])
+        except BlockingIOError:
+            return
+        signal = self._echoes.get(connection)
+        if signal is not None:
             signal()
 
-        try:
-            self._synic.bind_event(connection, eventfd)
-        except (HostError, OSError):
-            os.close(eventfd)  # somebody else has this connection
-            return
-        self._echoes[connection] = eventfd
-        self._events.add(eventfd, signalled)
-
     def _destroy_event(self, vp_index: int, sint: int, connection: int) -> None:
-        self._events.call(lambda: self._unbind(connection))
-
-    def _unbind(self, connection: int) -> None:
-        eventfd = self._echoes.pop(connection, None)
-        if eventfd is not None:
+        if self._echoes.pop(connection, None) is not None:
             self._synic.unbind_event(connection)
-            self._events.remove(eventfd)
-            os.close(eventfd)
 
 
 _COMMANDS: dict[int, Callable[[HypervTestDevice, int, int, int], None]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 
-from ..errors import BadGpa
+from ..errors import BadGpa, HostError
 from .tlfs import (
     HV_CONNECTION_ID_MASK,
     HV_MESSAGE_PAYLOAD_BYTE_COUNT,
@@ -51,8 +51,13 @@ class Connections:
         self._handlers.pop(connection_id & HV_CONNECTION_ID_MASK, None)
 
     def bind_event(self, connection_id: int, eventfd: int) -> None:
-        """Make HvCallSignalEvent for *connection_id* (24 bits), flag 0, write to *eventfd*."""
+        """Make HvCallSignalEvent for *connection_id* (24 bits), flag 0, write to *eventfd*.
+
+        :raises HostError: the id is bound, as KVM_HYPERV_EVENTFD has it.
+        """
         with self._lock:
+            if connection_id in self._eventfds:
+                raise HostError(f"event connection {connection_id:#x}: EEXIST")
             self._eventfds[connection_id] = eventfd
 
     def unbind_event(self, connection_id: int) -> None:

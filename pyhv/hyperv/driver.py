@@ -78,6 +78,9 @@ class SynicPort(Protocol):
         """Return how many messages wait for the slot: what the caller bounds them by. A hint,
         cheap, from any thread."""
 
+    def raise_sint(self, vp_index: int, sint: int) -> None:
+        """Send the SINT's interrupt; nothing while it is masked."""
+
     def event_signaller(self, vp_index: int, sint: int, flag: int) -> Callable[[], None]:
         """Return a prepared function that sets event *flag* (0..2047) in the SIEF slot and raises
         the SINT if the flag was clear. Cheap; does nothing while the guest has the page off."""
@@ -86,7 +89,10 @@ class SynicPort(Protocol):
         """Route HvCallPostMessage for *connection_id* (24 bits) to *handler*."""
 
     def bind_event(self, connection_id: int, eventfd: int) -> None:
-        """Make HvCallSignalEvent for *connection_id*, flag 0, write to *eventfd*."""
+        """Make HvCallSignalEvent for *connection_id*, flag 0, write to *eventfd*.
+
+        :raises HostError: somebody has this connection already.
+        """
 
     def unbind_event(self, connection_id: int) -> None:
         """Undo :meth:`bind_event`; unknown ids are ignored."""

@@ -7,6 +7,7 @@ HvSignalEvent for ids without an eventfd, crash and reset, and notes where the S
 from __future__ import annotations
 
 import os
+import threading
 from _collections import deque
 
 from ..errors import BadGpa, HostError, KvmError
@@ -15,6 +16,7 @@ from .connections import Connections
 from .overlay import Overlays
 from .synic import fill_slot
 from .tlfs import (
+    HV_MESSAGE_SIZE,
     HV_PAGE_ENABLE,
     HV_PAGE_MASK,
     HV_STATUS_INVALID_HYPERCALL_CODE,
@@ -54,6 +56,11 @@ class _Sint:
         self.queue: deque[tuple[int, bytes]] = deque()
         self.scheduled = False
 
+    def close(self) -> None:
+        """Close the descriptors."""
+        os.close(self.eventfd)
+        os.close(self.resample)
+
 
 class InKernel:
     """Hyper-V served by KVM. Made after the vCPUs, before CPUID is set and before they run."""
@@ -77,6 +84,7 @@ class InKernel:
         self.overlays = Overlays(memory)
         self._pages = [(0, 0, 0)] * len(vcpus)  # SCONTROL, SIEFP, SIMP
         self._sints: dict[tuple[int, int], _Sint] = {}
+        self._making = threading.Lock()  # one route at a time
         self._bound: dict[int, int] = {}
         self._closed = False
         for vcpu in vcpus:
@@ -152,13 +160,25 @@ class InKernel:
     # SynicPort: what VMBus asks for
 
     def _sint(self, vp: int, sint: int) -> _Sint:
-        """Return the route of (*vp*, *sint*), made on first use; on the event-loop thread."""
+        """Return the route of (*vp*, *sint*), made on first use; any thread, but not after close.
+
+        :raises OSError: no descriptor, or no route, is left.
+        """
         found = self._sints.get((vp, sint))
-        if found is None:
-            found = self._sints[vp, sint] = _Sint(vp, sint)
-            gsi = self.vm.add_route(uapi.KVM_IRQ_ROUTING_HV_SINT, vp, sint)
-            self.vm.irqfd(gsi, found.eventfd, found.resample)
-            self.events.add(found.resample, lambda: self._acknowledged(found))
+        if found is not None:
+            return found
+        with self._making:
+            found = self._sints.get((vp, sint))
+            if found is None:
+                found = _Sint(vp, sint)
+                try:
+                    gsi = self.vm.add_route(uapi.KVM_IRQ_ROUTING_HV_SINT, vp, sint)
+                    self.vm.irqfd(gsi, found.eventfd, found.resample)
+                    self.events.add(found.resample, lambda: self._acknowledged(found))
+                except BaseException:
+                    found.close()
+                    raise
+                self._sints[vp, sint] = found
         return found
 
     def _acknowledged(self, sint: _Sint) -> None:
@@ -168,15 +188,11 @@ class InKernel:
 
     def post_message(self, vp_index: int, sint: int, message_type: int, payload: bytes) -> None:
         """Queue a message for a SIM slot."""
-
-        def enqueue() -> None:
-            if self._closed:
-                return  # a reset came first
-            route = self._sint(vp_index, sint)
-            route.queue.append((message_type, payload))
-            self._schedule(route)
-
-        self.events.call(enqueue)
+        if self._closed:
+            return  # a reset came first
+        route = self._sint(vp_index, sint)
+        route.queue.append((message_type, payload))
+        self._schedule(route)
 
     def messages_waiting(self, vp_index: int, sint: int) -> int:
         """Return how many messages wait for a SIM slot."""
@@ -189,15 +205,24 @@ class InKernel:
             self._threads[sint.vp].request(lambda: self._deliver(sint))
 
     def _deliver(self, sint: _Sint) -> None:
-        """Write the next message; on the VP's own thread, because KVM's timers write there too."""
+        """Write what fits; on the VP's own thread, because KVM's timers write there too.
+
+        The next message is tried at once: the full slot then gets its pending flag, without which
+        a guest with auto-EOI would tell nobody when it is empty.
+        """
         sint.scheduled = False
         simp = self._pages[sint.vp][2]
-        if not simp & HV_PAGE_ENABLE or not sint.queue:
+        if not simp & HV_PAGE_ENABLE:
             return
-        message_type, payload = sint.queue[0]
-        if fill_slot(self.memory, (simp & HV_PAGE_MASK) + sint.sint * 256, message_type, payload):
-            sint.queue.popleft()
+        gpa, queue = (simp & HV_PAGE_MASK) + sint.sint * HV_MESSAGE_SIZE, sint.queue
+        while queue and fill_slot(self.memory, gpa, *queue[0]):
+            queue.popleft()
             os.eventfd_write(sint.eventfd, 1)
+
+    def raise_sint(self, vp_index: int, sint: int) -> None:
+        """Send a SINT's interrupt."""
+        if not self._closed:
+            os.eventfd_write(self._sint(vp_index, sint).eventfd, 1)
 
     def event_signaller(self, vp_index: int, sint: int, flag: int) -> Callable[[], None]:
         """Return a function that sets an event flag and raises the SINT if it was clear."""
@@ -247,7 +272,6 @@ class InKernel:
         self._closed = True
         for sint in self._sints.values():
             self.events.remove(sint.resample)
-            os.close(sint.eventfd)
-            os.close(sint.resample)
+            sint.close()
         self._sints.clear()
         self.overlays.clear()

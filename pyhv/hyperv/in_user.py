@@ -63,6 +63,7 @@ class InUser:
         self._skew_ns = self._skew_checked_ns = 0
         self._measure_skew()
         self._stopping = False
+        self._auto_eois: set[tuple[int, int]] = set()  # (VP, vector) that wait for their moment
         if features.enabled:
             vm.filter_msrs(FIRST_MSR, MSR_COUNT)
         for vcpu in vcpus:
@@ -152,11 +153,19 @@ class InUser:
         return self.vm.signal_msi(vp_index, vector)
 
     def inject_auto_eoi(self, vp_index: int, vector: int) -> None:
-        """Deliver without an ISR bit: on the vCPU's own thread, as soon as it takes interrupts."""
+        """Deliver without an ISR bit: on the vCPU's own thread, as soon as it takes interrupts.
+
+        An edge on a vector that waits already is one with it, as in an APIC's IRR.
+        """
+        if (vp_index, vector) in self._auto_eois:
+            return
+        self._auto_eois.add((vp_index, vector))
         thread = self._threads[vp_index]
 
         def attempt() -> None:
-            if not in_user_apic.inject_interrupt(thread.vcpu, vector) and not self._stopping:
+            if in_user_apic.inject_interrupt(thread.vcpu, vector):
+                self._auto_eois.discard((vp_index, vector))
+            elif not self._stopping:
                 again = time.monotonic_ns() + in_user_apic.RETRY_NS
                 self._timers.arm(("auto-eoi", vp_index, vector), again, retry)
 
@@ -259,6 +268,10 @@ class InUser:
     def messages_waiting(self, vp_index: int, sint: int) -> int:
         """Return how many messages wait for a SIM slot."""
         return self.partition.vps[vp_index].synic.messages_waiting(sint)
+
+    def raise_sint(self, vp_index: int, sint: int) -> None:
+        """Send a SINT's interrupt."""
+        self.partition.vps[vp_index].synic.raise_sint(sint)
 
     def event_signaller(self, vp_index: int, sint: int, flag: int) -> Callable[[], None]:
         """Return a function that sets an event flag and raises the SINT if it was clear."""

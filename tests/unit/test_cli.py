@@ -40,12 +40,20 @@ EFFECTS = {
     "smp": ("4", {"smp": Smp(4, 1, 4, 1)}),
     "cpu": ("host,hv_time", {"cpu": "host,hv_time"}),
     "hyperv": ("user", {"hyperv": "user"}),
+    "device": ("hyperv-testdev", {"testdev": True}),
     "no-reboot": ("", {"no_reboot": True}),
     "time-limit": ("2.5", {"time_limit": 2.5}),
 }
 ELSEWHERE = {"serial", "debug", "h", "version"}  # not part of the configuration; tested below
 NEEDS = {"initrd": "-kernel k ", "append": "-kernel k "}
 SPELLINGS = {name: option for option in options.OPTIONS for name in option.names}
+
+
+def test_devices_that_are_there_anyway_add_none():
+    """kvm-unit-tests name two devices; the one does not undo the other."""
+    line = "-device hyperv-testdev -device isa-debug-exit,iobase=0xf4,iosize=0x4"
+    assert config(line).testdev
+    assert not config("-device isa-debug-exit").testdev
 
 
 def test_every_row_has_a_test():

@@ -28,7 +28,7 @@ class World:
     def raise_sint(self, vp_index: int, sint: int) -> None:
         self.done.append(("raise", vp_index, sint))
 
-    def messages_queued(self, vp_index: int, sint: int) -> int:
+    def messages_waiting(self, vp_index: int, sint: int) -> int:
         return self.queued
 
     def post_message(self, vp_index: int, sint: int, message_type: int, payload: bytes) -> None:
@@ -121,9 +121,24 @@ def test_signals_come_back_as_the_flag_of_the_connection(
     command(device, 7, connection=0x21)
     command(device, 7, connection=0x21)
     world.turn()
-    assert (world.doorbells, world.watched) == ({}, {})
-    command(device, 6, vp=0, sint=9, connection=0x21)  # and it can be made anew
-    assert 0x21 in world.doorbells
+    assert world.doorbells == {}
+    command(device, 6, vp=0, sint=9, connection=0x21)  # and it can be made anew, on the same fd
+    assert len(world.watched) == 1
+    os.eventfd_write(world.doorbells[0x21], 1)
+    world.turn()
+    assert world.done[1:] == [("event", 0, 9, 0x21)]
+
+
+def test_a_destroyed_connection_is_gone_when_the_guests_out_is(
+    world: World, device: t.HypervTestDevice
+) -> None:
+    for _ in range(1000):
+        command(device, 6, vp=1, sint=9, connection=0x21)
+        assert 0x21 in world.doorbells
+        command(device, 7, connection=0x21)
+        assert world.doorbells == {}
+    assert world.calls == []
+    assert len(world.watched) == 1
 
 
 def test_a_connection_of_somebody_else_is_left_alone(
@@ -131,7 +146,8 @@ def test_a_connection_of_somebody_else_is_left_alone(
 ) -> None:
     world.taken.add(0x21)
     command(device, 6, connection=0x21)
-    assert (world.doorbells, world.watched) == ({}, {})
+    assert world.doorbells == {}
+    command(device, 7, connection=0x21)  # not ours to destroy
 
 
 @pytest.mark.parametrize(

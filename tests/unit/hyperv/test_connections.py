@@ -7,6 +7,7 @@ import os
 import pytest
 from fake_world import FakeWorld, make, no_xmm
 
+from pyhv.errors import HostError
 from pyhv.hyperv.partition import Partition
 
 GPA = 0x10000
@@ -149,6 +150,14 @@ def test_signal_statuses(ready, bell, value: int, status: int, slow: bool) -> No
 def test_slow_signal_address(ready, bell, gpa: int) -> None:
     assert signal(ready[0], gpa, 0x5D) == ALIGNMENT
     assert bell() == 0
+
+
+def test_a_bound_connection_stays_its_owners(ready, bell) -> None:
+    """As KVM_HYPERV_EVENTFD: hyperv-testdev cannot take VMBus' doorbell away."""
+    with pytest.raises(HostError, match="EEXIST"):
+        ready[0].connections.bind_event(2, 0)
+    assert signal(ready[0], 2) == SUCCESS
+    assert bell() == 1
 
 
 def test_unbind(ready, bell) -> None:
