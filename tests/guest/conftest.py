@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import guestcode
@@ -43,14 +44,28 @@ tick:   outb 0x3f8, '.'
 """
 
 
-@pytest.fixture
-def neighbour() -> Iterator[Machine]:
-    """Another machine in this process; it must beat before the test and after it."""
+@pytest.fixture(scope="module")
+def neighbour_machine() -> Iterator[Machine]:
+    """Another machine in this process, for all tests of a module."""
     with Machine(kernel=guestcode.sector(HEARTBEAT), cpu="host", memory="2M") as vm:
         vm.start()
-        vm.console.expect("..", timeout=SECONDS)
+        vm.console.expect("..", timeout=SECONDS)  # its threads are there
         yield vm
-        vm.console.expect(vm.console.text(), timeout=SECONDS)  # what came meanwhile
-        vm.console.expect("...", timeout=SECONDS)
         vm.kill()
         assert vm.wait(SECONDS).kind == "quit"
+
+
+def beats(vm: Machine) -> None:
+    """Wait for two more dots."""
+    seen, deadline = len(vm.console.data()), time.monotonic() + SECONDS
+    while len(vm.console.data()) < seen + 2:
+        assert time.monotonic() < deadline, "the other machine stands still"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def neighbour(neighbour_machine: Machine) -> Iterator[Machine]:
+    """That machine; it must beat before the test and after it."""
+    beats(neighbour_machine)
+    yield neighbour_machine
+    beats(neighbour_machine)
