@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import guestcode
 import pytest
-from libguest import SECONDS, descriptors
+from libguest import SECONDS, chosen, descriptors, drivers
 
 from pyhv import Machine
 
@@ -69,3 +69,18 @@ def neighbour(neighbour_machine: Machine) -> Iterator[Machine]:
     beats(neighbour_machine)
     yield neighbour_machine
     beats(neighbour_machine)
+
+
+@pytest.fixture
+def same_descriptors() -> Iterator[None]:
+    """Fail a test after which there are others."""
+    before = descriptors()
+    yield
+    assert descriptors() == before
+
+
+@pytest.fixture(params=drivers())
+def driver(request: pytest.FixtureRequest) -> str:
+    """Every test that uses this runs once with each driver that is here."""
+    chosen["driver"] = request.param
+    return request.param

@@ -201,3 +201,25 @@ def kernel(body: str) -> str:
     """Return the path of an ELF64 kernel that runs *body* at CPL 0, 4 GiB mapped to themselves."""
     source = MACROS + LONG + body + "\n9999: hlt\n jmp 9999b\n"
     return _build(source, "64", "-m", "elf_x86_64", f"-Ttext={KERNEL:#x}")
+
+
+#: 64-bit: leave ``faults`` and ``vector`` at RESULTS, end with status 3
+REPORT = f"""
+        mov faults, %rax
+        mov %rax, {RESULTS}
+        mov vector, %rax
+        mov %rax, {RESULTS + 8}
+        exit 1
+"""
+
+#: 64-bit: say that an OS is here, hypercall page at RBX; its instruction can be skipped
+IDENTIFY = """
+        wrmsr_of 0x40000000, 1                  # a guest OS id
+        wrmsr_of 0x40000001, 0x900001           # the hypercall page
+        mov $0x900000, %ebx
+        mov $3, %eax                            # VMCALL is three bytes
+        cmpb $0x0f, (%rbx)
+        je 1f
+        dec %eax                                # OUT is two
+1:      mov %rax, skip
+"""

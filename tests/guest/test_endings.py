@@ -6,7 +6,7 @@ import pathlib
 
 import guestcode
 import pytest
-from libguest import SECONDS, descriptors, rss_kib
+from libguest import SECONDS, descriptors, drivers, rss_kib
 
 from pyhv import Machine
 from pyhv.errors import Exit
@@ -105,23 +105,26 @@ CRASH = "".join(
 CRASH += "mov $0x40000105, %ecx\n mov $0, %eax\n mov $0x80000000, %edx\n wrmsr\n"
 
 
-def test_hyperv_crash() -> None:
+@pytest.mark.parametrize("driver", drivers())
+def test_hyperv_crash(driver: str) -> None:
     """HV_X64_MSR_CRASH_CTL: the five parameters come out, under either driver."""
-    stop = run(guestcode.kernel(CRASH + "exit 1"), cpu="host,hv_crash")
+    stop = run(guestcode.kernel(CRASH + "exit 1"), cpu="host,hv_crash", hyperv=driver)
     assert (stop.kind, stop.status) == ("hv-crash", Exit.HV_CRASH)
     assert stop.details["parameters"] == (0xA0, 0xA1, 0xA2, 0xA3, 0xA4)
 
 
-def test_crash_control_without_notify_goes_on() -> None:
+@pytest.mark.parametrize("driver", drivers())
+def test_crash_control_without_notify_goes_on(driver: str) -> None:
     """Only bit 63 reports a crash."""
     body = "mov $0x40000105, %ecx\n xor %eax, %eax\n xor %edx, %edx\n wrmsr\n exit 4"
-    assert run(guestcode.kernel(body), cpu="host,hv_crash").status == 9
+    assert run(guestcode.kernel(body), cpu="host,hv_crash", hyperv=driver).status == 9
 
 
-def test_hyperv_reset() -> None:
+@pytest.mark.parametrize("driver", drivers())
+def test_hyperv_reset(driver: str) -> None:
     """HV_X64_MSR_RESET resets."""
     body = "mov $0x40000003, %ecx\n mov $1, %eax\n xor %edx, %edx\n wrmsr\n exit 1"
-    stop = run(guestcode.kernel(body), cpu="host,hv_reset", no_reboot=True)
+    stop = run(guestcode.kernel(body), cpu="host,hv_reset", hyperv=driver, no_reboot=True)
     assert stop.kind == "reset"
     assert "HV_X64_MSR_RESET" in stop.text
 
