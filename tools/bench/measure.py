@@ -1,0 +1,196 @@
+"""The measurements, to be made inside the nested host; each function gives values for some rows."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from urllib.parse import quote
+
+from . import guests, meter
+from .machines import DEBUG_EXIT, LINUX_CPU, LINUX_MB, PLAIN_CPU, SMALL_MB, Setup
+
+Value = tuple[str, str, float]  # row, column, value
+
+C_OPERATIONS = ("out", "in", "mmio", "byte", "wrmsr", "rdmsr")
+ALL_OPERATIONS = (*C_OPERATIONS, "rdmsr35", "hypercall")
+PYHV_OPERATIONS = (*C_OPERATIONS, "hypercall")
+SCRATCH = pathlib.Path("/dev/shm")
+OUTPUT = SCRATCH / "output"
+
+MEGA, KILO = 1e6, 1e3
+STARTS = 3
+DISK_MB = 64
+DIRECT_READS, BUFFERED_MIB = 2000, 32
+USERSPACE, DONE = b"PYHV-USERSPACE", b"PYHV-DONE 0"
+
+
+def run(command: list[object], status: int = 0) -> float:
+    """Run to the end; return CPU seconds."""
+    return meter.Process(command, OUTPUT, status).finish()
+
+
+def exits(setup: Setup) -> Iterator[Value]:
+    """The exit rows: the guest itself takes the TSC around its loops."""
+
+    def ticks(command: list[object], operations: tuple[str, ...], status: int) -> dict[str, float]:
+        run(command, status)
+        found = guests.parse(OUTPUT.read_bytes(), operations)
+        return {name: value / KILO for name, value in found.items()}
+
+    for name, value in ticks(setup.c_loop("c_program", "ring"), C_OPERATIONS, 0).items():
+        yield name, "c", value
+    rom = ["-bios", setup.files["all_rom"]]
+    qemu = ticks(
+        setup.emulator("microvm", PLAIN_CPU, SMALL_MB, *rom), ALL_OPERATIONS, DEBUG_EXIT
+    )
+    yield "kernel_rdmsr", "qemu", qemu.pop("rdmsr")
+    yield "kernel_hypercall", "qemu", qemu["hypercall"]
+    qemu["rdmsr"] = qemu["wrmsr"] = qemu.pop("rdmsr35")
+    for name, value in qemu.items():
+        yield name, "qemu", value
+    base = ["-m", f"{SMALL_MB}M", "-cpu", PLAIN_CPU, "-kernel", setup.files["pyhv_program"]]
+    kernel = ticks(setup.pyhv("--hyperv", "kernel", *base), PYHV_OPERATIONS, DEBUG_EXIT)
+    for name in ("out", "in", "mmio", "byte"):
+        yield name, "pyhv", kernel[name]
+    for name in ("rdmsr", "hypercall"):
+        yield f"kernel_{name}", "pyhv", kernel[name]
+    user = ticks(setup.pyhv("--hyperv", "user", *base), PYHV_OPERATIONS, DEBUG_EXIT)
+    yield "user_out", "pyhv", user["out"]
+    for name in ("rdmsr", "wrmsr", "hypercall"):
+        yield name, "pyhv", user[name]
+
+
+def start(setup: Setup) -> Iterator[Value]:
+    """Process start, a guest whose first act is to end it, process end. The least of some."""
+    program = ["-m", f"{SMALL_MB}M", "-cpu", PLAIN_CPU, "-kernel", setup.files["end"]]
+    rom = ["-bios", setup.files["end_rom"]]
+    commands = (
+        ("start", "pyhv", setup.pyhv(*program), DEBUG_EXIT),
+        ("start_plain", "pyhv", setup.pyhv(*program, plain=True), DEBUG_EXIT),
+        ("start", "qemu", setup.emulator("microvm", PLAIN_CPU, SMALL_MB, *rom), DEBUG_EXIT),
+        ("start", "c", setup.c_loop("end"), 0),
+    )
+    for row, column, command, status in commands:
+        yield row, column, min(run(command, status) for _ in range(STARTS)) * KILO
+
+
+def memory(setup: Setup) -> Iterator[Value]:
+    """Peak memory of a machine whose guest does nothing, some time after its start."""
+    program = ["-m", f"{SMALL_MB}M", "-cpu", PLAIN_CPU, "-kernel", setup.files["idle"]]
+    rom = ["-bios", setup.files["idle_rom"]]
+    for column, command in (
+        ("pyhv", setup.pyhv(*program)),
+        ("qemu", setup.emulator("microvm", PLAIN_CPU, SMALL_MB, *rom)),
+    ):
+        process = meter.Process(command, OUTPUT)
+        process.expect(b"idle")
+        yield "memory", column, process.overhead_kib() / 1024
+        process.kill()
+
+
+def _linux(setup: Setup, machine: str, guest: str, initramfs: str, *more: object) -> list[object]:
+    """Return the command for Debian's kernel running the shell command *guest*."""
+    append = f"console=ttyS0 quiet panic=-1 pyhv.run={quote(guest)}"
+    files = ("-kernel", setup.files["kernel"], "-initrd", setup.files[initramfs], "-append", append)
+    if machine == "pyhv":
+        return setup.pyhv("-m", f"{LINUX_MB}M", "-cpu", LINUX_CPU, *files, *more)
+    return setup.emulator(machine, LINUX_CPU, LINUX_MB, *files, *more)
+
+
+def debian(setup: Setup) -> Iterator[Value]:
+    """Debian's kernel from process start to user space, half a second of sleep, power off."""
+    for machine, rows, column in (
+        ("pyhv", ("debian_microvm", "debian_pc"), "pyhv"),
+        ("microvm", ("debian_microvm",), "qemu"),
+        ("pc", ("debian_pc",), "qemu"),
+    ):
+        process = meter.Process(_linux(setup, machine, "sleep 0.5", "initramfs"), OUTPUT)
+        process.expect(USERSPACE)
+        if machine != "pc":
+            yield "debian_memory", column, process.overhead_kib() / 1024
+        process.expect(DONE)
+        cpu = process.finish() * KILO
+        for row in rows:
+            yield row, column, cpu
+
+
+def grub(setup: Setup) -> Iterator[Value]:
+    """GRUB's ``linux`` and ``initrd``: one disk ends the machine after them, the other before."""
+    for column in ("pyhv", "qemu"):
+        spent = []
+        for disk in ("grub_before", "grub_after"):
+            copy = SCRATCH / "disk.img"
+            shutil.copyfile(setup.files[disk], copy)
+            if column == "pyhv":
+                command = setup.pyhv("-m", f"{LINUX_MB}M", "-cpu", LINUX_CPU, copy)
+            else:
+                drive = f"file={copy},format=raw,if=virtio"
+                command = setup.emulator("pc", LINUX_CPU, LINUX_MB, "-drive", drive)
+            spent.append(run(command, DEBUG_EXIT))
+            copy.unlink()
+        yield "grub", column, (spent[1] - spent[0]) * KILO
+
+
+#: The guest sleeps after each mark, so that what the VMM has done until then is all counted.
+DISK_SCRIPT = f"""
+while ! test -b /dev/sda -o -b /dev/vda; do sleep 0.1; done
+d=/dev/sda; test -b $d || d=/dev/vda
+direct() {{ dd if=$d of=/dev/null bs=4k iflag=direct count=$1 2>/dev/null; }}
+buffered() {{ echo 3 >/proc/sys/vm/drop_caches; dd if=$d of=/dev/null bs=4k count=$1 2>/dev/null; }}
+mark() {{ sleep 0.2; echo MARK; sleep 0.3; }}
+direct 100; mark; direct {DIRECT_READS}; mark; direct {DIRECT_READS // 4}; mark
+buffered 256; mark; buffered {BUFFERED_MIB * 256}; mark; buffered {BUFFERED_MIB * 256}; mark
+"""
+
+
+def disk(setup: Setup) -> Iterator[Value]:
+    """Reads in the guest from a file on tmpfs; exits are counted in runs of their own."""
+    image = SCRATCH / "disk.img"
+    with open(image, "wb") as file:
+        for block in range(DISK_MB):
+            file.write(bytes([block]) * (1 << 20))
+    meter.mount_debug_files()
+    for column, machine, drive in (
+        ("pyhv", "pyhv", image),
+        ("qemu", "pc", f"file={image},format=raw,if=virtio"),
+    ):
+        more = [drive] if machine == "pyhv" else ["-drive", drive]
+        process = meter.Process(
+            _linux(setup, machine, DISK_SCRIPT, "disk_initramfs", *more), OUTPUT
+        )
+        marks = 0
+
+        def cpu_at_mark(process: meter.Process = process) -> float:
+            nonlocal marks
+            marks += 1
+            process.expect(b"MARK", marks)
+            time.sleep(0.1)
+            return process.cpu_s()
+
+        before, after = cpu_at_mark(), cpu_at_mark()
+        yield "direct", column, (after - before) * MEGA / DIRECT_READS
+        with meter.UserExits() as counter:
+            cpu_at_mark()
+        yield "direct_exits", column, counter.count / (DIRECT_READS // 4)
+        before, after = cpu_at_mark(), cpu_at_mark()
+        yield "buffered", column, (after - before) * MEGA / BUFFERED_MIB
+        with meter.UserExits() as counter:
+            cpu_at_mark()
+        yield "buffered_exits", column, counter.count / BUFFERED_MIB
+        process.expect(DONE)
+        process.finish()
+    image.unlink()
+
+
+#: what ``--only`` takes; in this order
+PARTS: dict[str, Callable[[Setup], Iterator[Value]]] = {
+    "exits": exits,
+    "start": start,
+    "memory": memory,
+    "debian": debian,
+    "grub": grub,
+    "disk": disk,
+}
+QUICK = ("exits",)
