@@ -127,7 +127,7 @@ MSRS: tuple[Msr, ...] = (
         array=t.HV_SYNIC_SINT_COUNT, needs="synic"),
     # without a SynIC a timer can be read (0), not written
     Msr(t.HV_X64_MSR_STIMER0_CONFIG, "HV_X64_MSR_STIMER0_CONFIG", VP, _STIMER,
-        lambda vp, n: lambda: vp.stimers[n].config, lambda vp, n: vp.stimers[n].write_config,
+        lambda vp, n: vp.stimers[n].read_config, lambda vp, n: vp.stimers[n].write_config,
         array=t.HV_SYNIC_STIMER_COUNT, step=2),
     Msr(t.HV_X64_MSR_STIMER0_COUNT, "HV_X64_MSR_STIMER0_COUNT", VP, _STIMER,
         lambda vp, n: lambda: vp.stimers[n].count, lambda vp, n: vp.stimers[n].write_count,

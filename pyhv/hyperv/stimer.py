@@ -73,6 +73,11 @@ class Stimer:
         self.config = self.count = self.expires = 0
         self.pending = False
 
+    def read_config(self) -> int:
+        """Return _CONFIG. Under the lock: an expiry raises its interrupt before it clears enable."""
+        with self._synic.lock:
+            return self.config
+
     def write_config(self, value: int) -> None:
         """Take a guest's WRMSR to _CONFIG; reserved bits are stored.
 
