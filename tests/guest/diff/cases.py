@@ -277,7 +277,7 @@ ENDING = {(0x3, "1"), (0x105, "ones")}
 
 
 def msrs() -> Iterator[tuple[int, str, str]]:
-    """Yield (number - 0x40000000, name, value to put back, if any) of each MSR, and of some that are none.
+    """Yield (number - 0x40000000, name, value to put back or "") of each MSR, and of some holes.
 
     The order is that of the numbers, but TSC_INVARIANT_CONTROL, which has no way back, is last.
     """
