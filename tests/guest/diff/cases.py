@@ -157,7 +157,9 @@ def _op(text: str, words: list[str], symbols: dict[str, int]) -> Iterator[Op]:
         reader = _excluded(seen) if mask and seen else seen  # type: ignore[arg-type]
         return Op(text, record(code | flags, *fields), reader)  # type: ignore[arg-type]
 
-    if word in ("r", "w", "wt"):
+    if word == "wm":
+        yield op(W, *args, seen=_written)
+    elif word in ("r", "w", "wt"):
         code, seen = {"r": (R, _read), "w": (W, _written), "wt": (WT, _written)}[word]
         yield op(code, MSR_BASE + args[0], *args[1:], seen=seen)
     elif word in ("h", "h32"):
@@ -201,8 +203,8 @@ def _op(text: str, words: list[str], symbols: dict[str, int]) -> Iterator[Op]:
         raise ValueError(f"no such operation: {text}")
 
 
-#: host post SINT TYPE COUNT SIZE of messages to VP 0; post1: to VP 1; event SINT FLAG
-HOST_COMMANDS = ("post", "post1", "event", "event1")
+#: host post SINT TYPE COUNT SIZE of messages to VP 0, post1 to VP 1; event SINT FLAG; raise SINT
+HOST_COMMANDS = ("post", "post1", "event", "event1", "raise")
 
 
 def silent(ops: Iterator[Op] | tuple[Op, ...]) -> tuple[Op, ...]:

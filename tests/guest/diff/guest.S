@@ -5,7 +5,7 @@
 # b, c, d (u64); RBP points to it. R15 is where its record goes, RBX the VP's list of interrupts.
 # Interrupts are taken in op_irq and op_hlt only. The numbers are the rows of `table`; cases.py has them.
 
-        .globl OPS, LOG, STUB, EOI, SLOT, KHZ, XMM
+        .globl OPS, LOG, STUB, EOI, SLOT, KHZ, XMM, X2APIC
         .set OPS, 0x400000
         .set LOG, 0x800000
         .set EXIT_PORT, 0xf4
@@ -159,10 +159,13 @@ interrupt: push %rax
         push %rcx
         push %rdx
         push %rbx
-        mov $(APIC + 0x20), %eax
-        mov (%rax), %ebx
+        mov $0x20, %eax
+        call read_apic
+        mov %eax, %ebx
+        cmpl $0, X2APIC
+        jne 8f
         shr $24, %ebx
-        shl $12, %ebx
+8:      shl $12, %ebx
         add $cpus, %ebx
         mov 32(%rsp), %ecx              # vector
         cmpl $3, EOI
@@ -170,8 +173,8 @@ interrupt: push %rax
         mov %ecx, %eax
         shr $5, %eax
         shl $4, %eax
-        add $(APIC + 0x100), %eax
-        mov (%rax), %eax
+        add $0x100, %eax
+        call read_apic
         bt %ecx, %eax
         jnc 1f
         or $0x100, %ecx                 # in service
@@ -210,8 +213,9 @@ interrupt: push %rax
 7:      mov ASSIST, %eax
         lock btrl $0, (%rax)
         jc 6f
-5:      mov $(APIC + 0xb0), %eax
-        movl $0, (%rax)
+5:      mov $0xb0, %eax
+        xor %edx, %edx
+        call write_apic
 6:      pop %rbx
         pop %rdx
         pop %rcx
@@ -398,16 +402,46 @@ op_cpuid: push %rbx
 
 # a: APIC register -> it
 op_apic: mov 4(%rbp), %eax
-        add $APIC, %eax
-        mov (%rax), %eax
+        call read_apic
         mov %rax, (%r15)
         add $8, %r15
         ret
 # a: APIC register, b: value
 op_apicw: mov 4(%rbp), %eax
-        add $APIC, %eax
-        mov 8(%rbp), %ecx
-        mov %ecx, (%rax)
+        mov 8(%rbp), %edx
+        jmp write_apic
+
+# EAX: register -> EAX; keeps ECX
+read_apic: cmpl $0, X2APIC
+        jne 1f
+        push %rcx
+        mov $APIC, %ecx
+        mov (%rax, %rcx), %eax
+        pop %rcx
+        ret
+1:      push %rcx
+        push %rdx
+        shr $4, %eax
+        lea 0x800(%rax), %ecx
+        rdmsr
+        pop %rdx
+        pop %rcx
+        ret
+# EAX: register, EDX: value
+write_apic: cmpl $0, X2APIC
+        jne 1f
+        push %rcx
+        mov $APIC, %ecx
+        mov %edx, (%rax, %rcx)
+        pop %rcx
+        ret
+1:      push %rcx
+        shr $4, %eax
+        lea 0x800(%rax), %ecx
+        mov %edx, %eax
+        xor %edx, %edx
+        wrmsr
+        pop %rcx
         ret
 
 # the host does something; it reads the operation itself
@@ -434,6 +468,7 @@ idtr:   .word 4095
         .quad idt
         .align 8
 EOI:    .quad 0                         # how an interrupt is ended
+X2APIC: .quad 0                         # the APIC is in x2APIC mode
 SLOT:   .quad 0                         # a slot that the handler empties
 KHZ:    .quad 0                         # the TSC's, from the host
 ASSIST: .quad 0x205000

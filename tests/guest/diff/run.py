@@ -54,7 +54,7 @@ def kernel() -> tuple[str, dict[str, int]]:
     with image.open("rb") as file:
         table = ELFFile(file).get_section_by_name(".symtab")
         symbols = {symbol.name: symbol["st_value"] for symbol in table.iter_symbols()}
-    names = ("OPS", "LOG", "STUB", "EOI", "SLOT", "KHZ", "XMM")
+    names = ("OPS", "LOG", "STUB", "EOI", "SLOT", "KHZ", "XMM", "X2APIC")
     return str(image), {name: symbols[name] for name in names}
 
 
@@ -94,6 +94,8 @@ class Host:
         if command.startswith("post"):
             for i in range(count):
                 self._driver.post_message(vp, sint, first, bytes((0xA0 + i,)) * size)
+        elif command == "raise":
+            self._driver.raise_sint(vp, sint)
         else:
             self._events.call(lambda: self._signal(vp, sint, first))
 
