@@ -14,10 +14,9 @@ from elftools.elf.elffile import ELFFile
 
 from pyhv import Machine
 
-from . import cases
+from . import cases, operations
 
 HERE = Path(__file__).parent
-SOURCES = (HERE / "guest.S", HERE / "calls.S")
 HOST_PORT = 0x5150
 LIMIT_S = 120
 ECHO, FULL, EVENT = 0x100, 0x101, 0x200  # connections
@@ -44,7 +43,7 @@ def kernel() -> tuple[str, dict[str, int]]:
     folder = Path(_folder().name)
     image, objects = folder / "guest.elf", folder / "guest.o"
     for command in (
-        ("as", "--64", "-I", HERE, "-o", objects, SOURCES[0]),
+        ("as", "--64", "-I", HERE, "-o", objects, HERE / "guest.S"),
         ("ld", "-m", "elf_x86_64", "-N", "--no-warn-rwx-segments", "-Ttext=0x100000",
          "-e", "_start", "-o", image, objects),
     ):  # fmt: skip
@@ -87,7 +86,7 @@ class Host:
     def pio_out(self, offset: int, size: int, value: int) -> None:
         """Do the operation at *value*."""
         code = self._vm.memory.read(value, 32)
-        command = cases.HOST_COMMANDS[int.from_bytes(code[4:8], "little")]
+        command = operations.HOST_COMMANDS[int.from_bytes(code[4:8], "little")]
         sint = int.from_bytes(code[8:16], "little")
         first, count, size = (int.from_bytes(code[16 + i : 18 + i], "little") for i in (0, 2, 4))
         vp = int(command.endswith("1"))
@@ -126,9 +125,14 @@ def run(driver: str, name: str) -> list[Line]:
     cpu, smp = suite().cpus[name]
     todo = suite().cases[name]
     ops = [op for case in todo for part in (case.before, case.ops, case.after) for op in part]
-    code = b"".join(op.code for op in ops) + cases.record(cases.END)
+    code = b"".join(op.code for op in ops) + operations.record(operations.END)
     with Machine(
-        kernel=image, cpu=cpu, smp=smp, hyperv=driver, memory=f"{cases.RAM_MIB}M", no_reboot=True
+        kernel=image,
+        cpu=cpu,
+        smp=smp,
+        hyperv=driver,
+        memory=f"{operations.RAM_MIB}M",
+        no_reboot=True,
     ) as vm:
         vm.memory.write(symbols["OPS"], code)
         vm.memory.write_u64(symbols["KHZ"], vm.board.vcpus[0].tsc_khz())
