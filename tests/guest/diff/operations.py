@@ -167,6 +167,7 @@ WORDS: dict[str, Callable[[list[int], dict[str, int]], list[Row]]] = {
     "mem": lambda args, names: [((MEM, 0, *args), _bytes(args[1]))],
     "ge": lambda args, names: [((GE, 0, *args), _value)],
     "irq": _irq,
+    "drain": lambda args, names: [((SILENT << 24 | IRQ, 0, *args), None)],
     "hlt": lambda args, names: [((HLT, args[0]), _interrupts)],
     "poll": lambda args, names: [((POLL, 0, PATIENCE_MS, args[0]), _value)],
     "cpuid": lambda args, names: [((CPUID, args[0]), _registers)],
