@@ -7,7 +7,6 @@ no state of KVM or of a device can survive by mistake.
 from __future__ import annotations
 
 import threading
-import time
 
 from . import cpustate
 from .bus import Bus, io_word
@@ -59,7 +58,7 @@ class Board:
             if config.smp.cpus > limit:
                 raise HostError(f"-smp {config.smp.cpus}: this KVM has at most {limit} vCPUs")
             if machine.clock_zero_ns is not None:  # a reset: the reference time runs on
-                self.vm.set_clock(time.monotonic_ns() - machine.clock_zero_ns)
+                self.vm.set_clock_zero(machine.clock_zero_ns)
             for index in range(config.smp.cpus):
                 self.vcpus.append(Vcpu(self.vm, index))
             self._make_driver()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 
 from . import loading, runloop
 from .board import Board
@@ -216,7 +215,7 @@ class Machine:
         if board is not self.board or board is None or self._stopping is not None:
             return  # a second request of the same life
         board.halt()
-        self.clock_zero_ns = time.monotonic_ns() - board.vm.clock()[0]
+        self.clock_zero_ns = board.vm.clock_zero_ns()
         self._bury()
         if self._stopping is not None:
             self._finish()

@@ -191,19 +191,9 @@ class InUser:
         self._timers.arm(key, due_ns, self.partition.vps[vp_index].stimers[index].expire)
 
     def _measure_skew(self) -> None:
-        """Compare CLOCK_MONOTONIC with kvmclock: NTP slews the one, the other is the raw TSC.
-
-        The tightest of a few brackets, and its later end: a timer may be late by some
-        microseconds, never early.
-        """
-        best = 1 << 62
-        for _ in range(4):
-            before = time.monotonic_ns()
-            clock = self.vm.clock()[0]
-            after = time.monotonic_ns()
-            if after - before < best:
-                best, self._skew_ns = after - before, after - clock
-        self._skew_checked_ns = after
+        """Compare CLOCK_MONOTONIC with kvmclock; a timer may be late by microseconds, not early."""
+        self._skew_ns = self.vm.clock_zero_ns()
+        self._skew_checked_ns = time.monotonic_ns()
 
     def set_pv_eoi(self, vp_index: int, gpa: int | None) -> None:
         """Use KVM's own lazy EOI: it shares its code with the Hyper-V assist page."""

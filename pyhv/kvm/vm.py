@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 
 from . import requests, uapi
 from .ioctl import array
@@ -20,6 +21,8 @@ TSS_ADDR = 0xFFFBD000
 #: Legacy routes KVM installs by itself; KVM_SET_GSI_ROUTING replaces all, so they are sent along.
 PIC_PINS, IOAPIC_PINS = 16, 24
 KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC = 0, 1, 2
+
+LOOKS, QUICK_NS = 4, 20_000
 
 
 class Vm:
@@ -137,9 +140,32 @@ class Vm:
         requests.GET_CLOCK(self.fd, data)
         return data.clock, data.flags, data.host_tsc
 
-    def set_clock(self, ns: int) -> None:
-        """Set kvmclock, before a vCPU runs: Hyper-V's reference time follows it."""
-        requests.SET_CLOCK(self.fd, uapi.ClockData(max(0, ns)), f"{ns} ns")
+    def clock_zero_ns(self) -> int:
+        """Return CLOCK_MONOTONIC at kvmclock 0, never too early, by the tightest of a few looks.
+
+        The difference changes: NTP slews the one, the other is the raw TSC.
+        """
+        best, zero = 1 << 62, 0
+        for _ in range(LOOKS):
+            before = time.monotonic_ns()
+            clock = self.clock()[0]
+            after = time.monotonic_ns()
+            if after - before < best:
+                best, zero = after - before, after - clock
+        return zero
+
+    def set_clock_zero(self, zero_ns: int) -> None:
+        """Set kvmclock so that it was 0 at *zero_ns*, before a vCPU runs.
+
+        Hyper-V's reference time follows it. Another thread may come between reading the time and
+        setting it, so it is done again if that took long.
+        """
+        for _ in range(LOOKS):
+            now = time.monotonic_ns()
+            ns = max(0, now - zero_ns)
+            requests.SET_CLOCK(self.fd, uapi.ClockData(ns), f"{ns} ns")
+            if time.monotonic_ns() - now < QUICK_NS:
+                return
 
     def close(self) -> None:
         """Close the VM; its vCPUs must be closed first."""
