@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 
 import pytest
 from fake_world import EVERYTHING, FakeWorld, make
@@ -309,3 +310,24 @@ def test_reset_disarms(ready: tuple[Partition, FakeWorld]) -> None:
     partition.reset()
     assert not world.armed
     assert partition.read_msr(0, CONFIG) == partition.read_msr(0, COUNT) == 0
+
+
+def test_who_wakes_up_at_once_reads_a_cleared_enable(ready: tuple[Partition, FakeWorld]) -> None:
+    """KVM clears enable before any guest code runs; here the interrupt is out a moment earlier."""
+    partition, world = ready
+    seen: list[int] = []
+    readers: list[threading.Thread] = []
+
+    def interrupt(vp_index: int, vector: int) -> bool:
+        reader = threading.Thread(target=lambda: seen.append(partition.read_msr(0, CONFIG)))
+        readers.append(reader)
+        reader.start()
+        reader.join(0.05)
+        return True
+
+    world.interrupt = interrupt  # type: ignore[method-assign]
+    start(partition, AUTO | direct(VECTOR), NOW + 500)
+    world.ns += 50_000
+    partition.vps[0].stimers[0].expire()
+    readers[0].join()
+    assert seen == [AUTO | direct(VECTOR)]
