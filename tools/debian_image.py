@@ -107,7 +107,7 @@ GRUB_CFG = """\
 set timeout=1
 {terminal}
 menuentry "Debian" {{
-    linux /boot/{kernel} root=LABEL={label} ro console=ttyS0
+    linux /boot/{kernel} root=LABEL={label} ro console=ttyS0 quiet
     initrd /boot/{initrd}
 }}
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 import subprocess
@@ -75,9 +76,11 @@ class Guest:
 def boot() -> Iterator[object]:
     """Return a function(**options) -> started Guest; every machine is closed at the end."""
     machines: list[Machine] = []
+    log = os.environ.get("PYHV_BOOT_LOG")  # a file to watch a slow boot in
+    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if log else None
 
     def start(**options: object) -> Guest:
-        vm = Machine(console=Console(), **options)
+        vm = Machine(console=Console(fd), **options)
         machines.append(vm)
         vm.start()
         return Guest(vm)
@@ -86,4 +89,7 @@ def boot() -> Iterator[object]:
     for vm in machines:
         tail = vm.console.last_lines(25)
         vm.close()
-        print("\n".join(["last console lines:", *tail]))
+        vm.console.close()
+        print("\n".join([f"stopped: {vm.result}", "last console lines:", *tail]))
+    if fd is not None:
+        os.close(fd)
