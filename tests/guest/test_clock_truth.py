@@ -186,6 +186,22 @@ def test_sequence_0(monkeypatch: pytest.MonkeyPatch) -> None:
         assert late > -SLACK_NS, name
 
 
+def test_the_tsc_goes_bad_under_a_valid_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From one read to the next the guest has to take the MSR; no time goes back over it."""
+    plain, good = InUser.clock_pair, [True]
+    monkeypatch.setattr(InUser, "clock_pair", lambda self: plain(self) if good[0] else None)
+
+    def spoil(vm: Machine) -> None:
+        if good[0]:
+            good[0] = False
+            vm.board.driver.partition.refresh()
+
+    seen = run("user", 0.3, cpus=2, user=False, during=spoil)
+    assert seen.page[0] == 0
+    assert seen.by_msr > 0
+    assert seen.back == 0
+
+
 def test_the_page_is_rewritten_under_the_reader() -> None:
     """The host's clock changes again and again: sequence by sequence, and never back."""
     changes = []

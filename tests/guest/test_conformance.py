@@ -101,3 +101,34 @@ def test_without_a_synic_the_device_is_silent(driver: str) -> None:
     path = guestcode.flat(f"{commands} mov $0xf4, %dx\n out %eax, %dx\n 1: hlt\n jmp 1b")
     line = ["-device", "hyperv-testdev", "-cpu", "host"]
     assert run(path, driver, 1, *line)[0] == PASSED
+
+
+def test_the_device_takes_anything(driver: str) -> None:
+    """Random commands, and random bytes of each width: the guest comes to its end."""
+    body = f"""
+        mov $0x9e3779b97f4a7c15, %r15
+        mov $0x40000080, %ecx                   # the SynIC on, its pages in RAM
+        mov $1, %eax
+        xor %edx, %edx
+        wrmsr
+        mov $0x40000083, %ecx
+        mov $0x300001, %eax
+        wrmsr
+        mov $0x40000082, %ecx
+        mov $0x301001, %eax
+        wrmsr
+        mov ${int(50000 * SCALE)}, %ebp
+1:      call random
+        mov $0x3000, %dx
+        out %eax, %dx                           # mostly nonsense
+        and $0xff070f0f, %eax                   # mostly sense
+        out %eax, %dx
+        out %al, %dx
+        out %ax, %dx
+        in %dx, %eax
+        dec %ebp
+        jnz 1b
+        exit 0
+"""
+    status, _, said = run(guestcode.kernel(body), driver, 2, "-device", "hyperv-testdev")
+    assert status == PASSED, said
