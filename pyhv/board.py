@@ -37,6 +37,7 @@ COM1, COM1_IRQ, SCI_GSI = 0x3F8, 4, 9
 DRAIN_BUSY_S, DRAIN_IDLE_S = 0.005, 0.05
 STUCK_CHECK_S = 3.0
 RFLAGS_IF = 1 << 9
+INIT_STATE = (0xF000, 0xFFF0)  # CS selector and RIP
 AP_WAITS = (1, 2)  # KVM_MP_STATE_UNINITIALIZED, _INIT_RECEIVED: nobody has started this vCPU yet
 
 
@@ -166,7 +167,13 @@ class Board:
         machine, vcpu = self.machine, thread.vcpu
 
         def shutdown() -> None:
-            machine.stop("triple-fault", f"vcpu {vcpu.index}: triple fault", self.details(thread))
+            text, details = f"vcpu {vcpu.index}: triple fault", self.details(thread)
+            registers = details["registers"]
+            # KVM on AMD: the VMCB is undefined after a shutdown, so the vCPU is in its INIT state
+            if (registers["cs"], registers["rip"]) == INIT_STATE:
+                del details["registers"]
+                text += "; AMD's SVM lost its registers"
+            machine.stop("triple-fault", text, details)
             thread.leave()
 
         def kvm_error() -> None:

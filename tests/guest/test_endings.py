@@ -77,12 +77,15 @@ def test_triple_fault_tells_exits_and_registers() -> None:
 """
     stop = run(guestcode.kernel(body))
     assert (stop.kind, stop.status) == ("triple-fault", Exit.TRIPLE_FAULT)
-    assert stop.text == "vcpu 0: triple fault"
+    assert stop.text.startswith("vcpu 0: triple fault")
     assert stop.details["vcpu"] == 0
     exits = stop.details["exits"]
     assert exits[-3:-1] == ["out port 0x80, 1 bytes", "in port 0x71, 1 bytes"]
     assert exits[-1] == "SHUTDOWN"
-    registers = stop.details["registers"]
+    registers = stop.details.get("registers")
+    if registers is None:
+        assert stop.text.endswith("; AMD's SVM lost its registers")
+        return
     assert registers["r12"] == 0x1122334455667788
     assert guestcode.KERNEL < registers["rip"] < guestcode.KERNEL + 0x10000
 
