@@ -103,11 +103,13 @@ SETTINGS = {
     "etc/systemd/journald.conf.d/pyhv.conf": "[Journal]\nStorage=volatile\n",
 }
 
+# systemd gives up on ttyS0 after 90 s, which an emulated CPU under load may need
+PATIENCE = "systemd.default_device_timeout_sec=900"
 GRUB_CFG = """\
 set timeout=1
 {terminal}
 menuentry "Debian" {{
-    linux /boot/{kernel} root=LABEL={label} ro console=ttyS0 quiet
+    linux /boot/{kernel} root=LABEL={label} ro console=ttyS0 quiet {patience}
     initrd /boot/{initrd}
 }}
 """
@@ -253,8 +255,9 @@ def disk(suite: str, terminal: str = "serial") -> Path:
     debian.need(mke2fs="e2fsprogs", debugfs="e2fsprogs")
 
     config = GRUB_CFG.format(
-        terminal=TERMINALS[terminal], kernel=image.name, initrd=initrd.name, label=LABEL
-    )
+        terminal=TERMINALS[terminal], kernel=image.name, initrd=initrd.name, label=LABEL,
+        patience=PATIENCE,
+    )  # fmt: skip
 
     def build(file: Path) -> None:
         grub, edit = file.parent / "grub.cfg", file.parent / "edit"

@@ -37,6 +37,18 @@ HYPERCALL_PAGE = bytes((0xE7, HYPERCALL_PORT, 0xC3))  # out HYPERCALL_PORT, eax;
 FIRST_MSR, MSR_COUNT = 0x40000000, 0x2000
 
 UD_VECTOR = 6
+
+# items of kvm_run's sync-regs copies: 64-bit words, and two bytes of segment attributes
+RAX, RBX, RCX, RDX, RSI, RDI, R8, RIP, RFLAGS = (
+    (uapi.RUN_SYNC_REGS + getattr(uapi.Regs, name).offset) >> 3
+    for name in ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "r8", "rip", "rflags")
+)
+CR0, EFER = (
+    (uapi.RUN_SYNC_SREGS + getattr(uapi.Sregs, name).offset) >> 3 for name in ("cr0", "efer")
+)
+CS_L = uapi.RUN_SYNC_SREGS + uapi.Sregs.cs.offset + uapi.Segment.l.offset
+SS_DPL = uapi.RUN_SYNC_SREGS + uapi.Sregs.ss.offset + uapi.Segment.dpl.offset
+DIRTY = uapi.RUN_KVM_DIRTY_REGS >> 3
 CR0_PE, EFER_LMA, RFLAGS_VM = 1 << 0, 1 << 10, 1 << 17
 
 
@@ -85,39 +97,36 @@ class InUser:
                     thread.wrmsr[msr] = write
             thread.pio[io_word(HYPERCALL_PORT, 4, out=True)] = self._hypercall_exit(thread)
             # every hypercall needs registers, and a copy at each exit is cheaper than one ioctl
-            thread.vcpu.valid_regs |= uapi.KVM_SYNC_X86_REGS
+            thread.vcpu.valid_regs |= uapi.KVM_SYNC_X86_REGS | uapi.KVM_SYNC_X86_SREGS
 
     def _hypercall_exit(self, thread: VcpuThread) -> Callable[[], None]:
         vcpu, index, hypercall = thread.vcpu, thread.index, self.partition.hypercall
+        m8, m64, low = vcpu.m8, vcpu.m64, 0xFFFFFFFF
 
         def xmm() -> bytes:
             return bytes(vcpu.get_struct(requests.GET_FPU, uapi.Fpu).xmm)[:96]
 
         def served() -> None:
-            vcpu.fetch(uapi.KVM_SYNC_X86_REGS | uapi.KVM_SYNC_X86_SREGS)
-            regs, sregs = vcpu.regs, vcpu.sregs
-            protected = sregs.cr0 & CR0_PE and not regs.rflags & RFLAGS_VM
-            long_mode = bool(sregs.efer & EFER_LMA and sregs.cs.l)
+            # Registers through the views: a field of a ctypes structure costs five times as much.
             try:
-                if not protected or sregs.ss.dpl:
+                if not m64[CR0] & CR0_PE or m64[RFLAGS] & RFLAGS_VM or m8[SS_DPL]:
                     raise UndefinedOpcode("hypercall outside CPL 0 or in real mode")
-                if long_mode:
-                    regs.rax = hypercall(index, regs.rcx, regs.rdx, regs.r8, xmm, long_mode=True)
+                if m64[EFER] & EFER_LMA and m8[CS_L]:
+                    m64[RAX] = hypercall(index, m64[RCX], m64[RDX], m64[R8], xmm, long_mode=True)
                 else:
-                    low = 0xFFFFFFFF
                     result = hypercall(
                         index,
-                        (regs.rdx & low) << 32 | regs.rax & low,
-                        (regs.rbx & low) << 32 | regs.rcx & low,
-                        (regs.rdi & low) << 32 | regs.rsi & low,
+                        (m64[RDX] & low) << 32 | m64[RAX] & low,
+                        (m64[RBX] & low) << 32 | m64[RCX] & low,
+                        (m64[RDI] & low) << 32 | m64[RSI] & low,
                         xmm,
                         long_mode=False,
                     )
-                    regs.rdx, regs.rax = result >> 32 & low, result & low
-                vcpu.mark_dirty(uapi.KVM_SYNC_X86_REGS)
+                    m64[RDX], m64[RAX] = result >> 32 & low, result & low
+                m64[DIRTY] |= uapi.KVM_SYNC_X86_REGS
             except UndefinedOpcode:
-                regs.rip -= 2  # the OUT is behind us already
-                vcpu.mark_dirty(uapi.KVM_SYNC_X86_REGS)
+                m64[RIP] = m64[RIP] - 2 & 0xFFFFFFFFFFFFFFFF  # the OUT is behind us already
+                m64[DIRTY] |= uapi.KVM_SYNC_X86_REGS
                 in_user_apic.inject_exception(vcpu, UD_VECTOR)
 
         return served

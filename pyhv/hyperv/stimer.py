@@ -74,7 +74,7 @@ class Stimer:
         self.pending = False
 
     def read_config(self) -> int:
-        """Return _CONFIG. Under the lock: an expiry raises its interrupt before it clears enable."""
+        """Return _CONFIG. Under the lock: an expiry interrupts before it clears enable."""
         with self._synic.lock:
             return self.config
 

@@ -18,8 +18,8 @@ from pyhv.machine import Machine
 
 ROOT = pathlib.Path(__file__).parents[2]
 IMAGE_TOOL = ROOT / "tools" / "debian_image.py"
-BOOT_S = 420  # emulated CPUs, shared with others: generous
-COMMAND_S = 120
+BOOT_S = 900  # emulated CPUs, shared with others: generous
+COMMAND_S = 300
 
 
 def drivers() -> list[str]:
@@ -91,5 +91,7 @@ def boot() -> Iterator[object]:
         vm.close()
         vm.console.close()
         print("\n".join([f"stopped: {vm.result}", "last console lines:", *tail]))
+        if fd is not None:
+            os.write(fd, f"\nstopped: {vm.result}\n".encode())
     if fd is not None:
         os.close(fd)

@@ -29,8 +29,16 @@ def file_in(disk: pathlib.Path, path: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("hyperv", drivers())
-@pytest.mark.parametrize("suite", ["trixie", "bookworm"])
+def slow(suite: str, hyperv: str) -> object:
+    """A whole Debian with every tick and doorbell in Python takes minutes on an emulated CPU."""
+    marks = [pytest.mark.slow] if hyperv == "user" else []
+    return pytest.param(suite, hyperv, marks=marks)
+
+
+@pytest.mark.parametrize(
+    ("suite", "hyperv"),
+    [slow(suite, hyperv) for suite in ("trixie", "bookworm") for hyperv in drivers()],
+)
 def test_boots_enlightened_writes_and_powers_off(boot, tmp_path, suite: str, hyperv: str) -> None:
     """Everything the README promises of a Debian disk, seen from inside the guest."""
     disk = copy_of(suite, tmp_path)
