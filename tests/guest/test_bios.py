@@ -157,9 +157,12 @@ def test_demo_uses_all_that_it_finds() -> None:
     assert re.search(r"sequence [1-9]\d*, scale 0x\w{16}, offset -?\d+, a read takes \d+ ns", text)
     assert re.search(r"a read takes \d+ ns, at CPL 3 \d+ ns\r\n", text)
     assert re.search(r"clocks agree: page read \d+ x 100 ns after .* and \d+ before", text)
-    for elapsed in re.findall(r"50 of 50 ticks of 2 ms in (\d+)\.\d\d ms", text):
-        assert 97 <= int(elapsed) < 900  # never early; late under load, when ticks are skipped
-    assert text.count("50 of 50 ticks") == 2
+    timers = re.findall(r"(\d+) of 50 ticks of 2 ms in (\d+)\.\d\d ms", text)
+    assert len(timers) == 2
+    for ticks, elapsed_ms in timers:
+        # never early; on a loaded host ticks are skipped, until the demo gives up after a second
+        assert int(ticks) >= 20
+        assert int(elapsed_ms) >= 2 * int(ticks) - 3
     assert text.endswith("powering off (ACPI S5)\r\n")
 
 
