@@ -37,6 +37,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="only the exit rows")
     parser.add_argument("--only", action="append", choices=list(measure.PARTS), metavar="PART",
                         help=f"{', '.join(measure.PARTS)}; may be repeated")  # fmt: skip
+    parser.add_argument("--python", default="", metavar="FILE",
+                        help="the interpreter for pyhv; default: the distribution's")  # fmt: skip
     parser.add_argument("--inside", metavar="FILE", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     options.parts = options.only or list(measure.QUICK if options.quick else measure.PARTS)
@@ -79,7 +81,7 @@ def main(argv: list[str]) -> int:
     from bench import prepare
 
     with tempfile.TemporaryDirectory(prefix="pyhv-bench-") as folder:
-        fields = prepare.prepare(pathlib.Path(folder), options.parts)
+        fields = prepare.prepare(pathlib.Path(folder), options.parts, options.python)
         file = pathlib.Path(folder) / "setup.json"
         file.write_text(json.dumps(fields))
         only = [word for part in options.parts for word in ("--only", part)]

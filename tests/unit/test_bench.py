@@ -30,7 +30,9 @@ LIMITED = table.Row("y", "another", "kI", limit=1.5)
         (table.Row("i", "for information", "kI"), {"pyhv": 9.0, "qemu": 1.0}, None, ""),
     ],
 )
-def test_verdict(row: table.Row, values: dict[str, float], target: float | None, verdict: str) -> None:
+def test_verdict(
+    row: table.Row, values: dict[str, float], target: float | None, verdict: str
+) -> None:
     result = table.Result(row, values)
     assert result.target == (None if target is None else pytest.approx(target))
     assert result.verdict == verdict
@@ -115,7 +117,9 @@ def test_expect_gives_up_when_the_process_ends(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.skipif(not (shutil.which("as") and shutil.which("ld")), reason="needs binutils")
 @pytest.mark.parametrize("operations", [measure.ALL_OPERATIONS, measure.C_OPERATIONS])
-def test_a_guest_is_a_boot_program_and_a_rom(tmp_path: pathlib.Path, operations: tuple[str, ...]) -> None:
+def test_a_guest_is_a_boot_program_and_a_rom(
+    tmp_path: pathlib.Path, operations: tuple[str, ...]
+) -> None:
     program = guests.assemble(tmp_path, operations)
     data, rom = program.read_bytes(), program.with_suffix(".rom").read_bytes()
     assert data[510:512] == b"\x55\xaa"

@@ -31,8 +31,8 @@ OPERATIONS = {
     "in": Operation("mov $0x1e0, %edx", "in %dx, %al"),
     "mmio": Operation("mov $0xfe000000, %ebx", "mov %eax, (%ebx)"),
     "byte": Operation("mov $0x3f8, %edx; mov $0x2e, %al", "out %al, %dx"),
-    # HV_X64_MSR_GUEST_OS_ID and HV_X64_MSR_VP_INDEX
-    "wrmsr": Operation("mov $0x40000000, %ecx; mov $1, %eax; xor %edx, %edx", "wrmsr"),
+    # HV_X64_MSR_CRASH_P0, which keeps what it is given, and HV_X64_MSR_VP_INDEX
+    "wrmsr": Operation("mov $0x40000100, %ecx; mov $1, %eax; xor %edx, %edx", "wrmsr"),
     "rdmsr": Operation("mov $0x40000002, %ecx", "rdmsr"),
     # MSR_CORE_THREAD_COUNT: the one MSR that QEMU 10 filters by itself
     "rdmsr35": Operation("mov $0x35, %ecx", "rdmsr"),

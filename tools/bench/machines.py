@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(
+    os.environ.get("PYHV_BENCH_ROOT") or pathlib.Path(__file__).resolve().parents[2]
+)
 DEBUG_EXIT = 33  # isa-debug-exit: 0x10 << 1 | 1; pyhv's exit port does the same
 SMALL_MB, LINUX_MB = 32, 512
-PLAIN_CPU = "host,kvm=off,hv_relaxed,hv_vpindex,hv_time"
+PLAIN_CPU = "host,kvm=off,hv_relaxed,hv_vpindex,hv_time,hv_crash"
 #: what Debian's kernel is given, the same for pyhv and QEMU
 LINUX_CPU = (
     "host,kvm=off,hv_relaxed,hv_vapic,hv_vpindex,hv_runtime,hv_time,hv_synic,hv_stimer,"

@@ -42,9 +42,7 @@ def exits(setup: Setup) -> Iterator[Value]:
     for name, value in ticks(setup.c_loop("c_program", "ring"), C_OPERATIONS, 0).items():
         yield name, "c", value
     rom = ["-bios", setup.files["all_rom"]]
-    qemu = ticks(
-        setup.emulator("microvm", PLAIN_CPU, SMALL_MB, *rom), ALL_OPERATIONS, DEBUG_EXIT
-    )
+    qemu = ticks(setup.emulator("microvm", PLAIN_CPU, SMALL_MB, *rom), ALL_OPERATIONS, DEBUG_EXIT)
     yield "kernel_rdmsr", "qemu", qemu.pop("rdmsr")
     yield "kernel_hypercall", "qemu", qemu["hypercall"]
     qemu["rdmsr"] = qemu["wrmsr"] = qemu.pop("rdmsr35")
@@ -152,6 +150,10 @@ def disk(setup: Setup) -> Iterator[Value]:
         for block in range(DISK_MB):
             file.write(bytes([block]) * (1 << 20))
     meter.mount_debug_files()
+    with meter.UserExits() as counter:
+        run(setup.c_loop("end"))
+    if not counter.count:
+        raise meter.Failed("the kernel's trace points count no exits")
     for column, machine, drive in (
         ("pyhv", "pyhv", image),
         ("qemu", "pc", f"file={image},format=raw,if=virtio"),
