@@ -155,7 +155,7 @@ RESETS = {
 }
 
 
-@pytest.mark.parametrize(("name", "lives"), zip(RESETS, (50, 12, 12), strict=True))
+@pytest.mark.parametrize(("name", "lives"), list(zip(RESETS, (50, 12, 12), strict=True)))
 def test_reset_loop(name: str, lives: int) -> None:
     """Many lives, and no descriptor, thread or memory more than after a few."""
     with Machine(
