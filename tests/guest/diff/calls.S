@@ -91,9 +91,13 @@ back64: mov (%rsp), %rbp
         pop %rbx
         jmp called
 
-# a: IOPL, b, c, d: RCX, RDX, R8 -> as op_h
+# a: IOPL, and if not 0 all low ports in the I/O bitmap; b, c, d: RCX, RDX, R8 -> as op_h
 op_h3:  call load_xmm
         movq $trap_stack, tss + 4
+        cmpl $1, 4(%rbp)                # the bitmap: beyond the TSS, or its zeros
+        sbb %eax, %eax
+        and $104, %eax
+        mov %ax, tss + 102
         may_fault 1f
         mov 8(%rbp), %rcx
         mov 16(%rbp), %rdx
