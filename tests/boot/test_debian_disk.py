@@ -60,11 +60,11 @@ def test_boots_enlightened_writes_and_powers_off(boot, tmp_path, suite: str, hyp
     disks = guest.run("lsblk -dno NAME,TYPE").split("\n")
     assert [line.split() for line in disks if line.strip()] == [["sda", "disk"]]
     assert "/dev/sda1" in guest.run("findmnt -no SOURCE /")
-    guest.run(f"echo written by {suite} {hyperv} > /root/proof; sync")
+    guest.run(f"echo written by {suite} {hyperv} > /srv/proof; sync")
     guest.console.send("poweroff\n")
     stop = guest.vm.wait(timeout=BOOT_S)
     assert (stop.kind, stop.status) == ("poweroff", 0), stop
-    assert file_in(disk, "/root/proof") == f"written by {suite} {hyperv}\n"
+    assert file_in(disk, "/srv/proof") == f"written by {suite} {hyperv}\n"
 
 
 def test_reboot_reboots(boot, tmp_path) -> None:
