@@ -4,6 +4,7 @@
     tools/bench.py                      all rows; needs root, takes half an hour
     tools/bench.py --quick              the exit rows: two minutes
     tools/bench.py --only disk          one part
+    PYHV_BENCH_ROOT=TREE tools/bench.py the pyhv of another tree, to compare
 
 It starts the nested host by itself (tests/host/nested --icount), where CPU time
 counts instructions, so a loaded machine makes it slow but not wrong. The exit

@@ -7,7 +7,8 @@ import pathlib
 import subprocess
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from .machines import ROOT
+
 TRACING = pathlib.Path("/sys/kernel/tracing")
 
 
