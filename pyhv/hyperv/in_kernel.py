@@ -22,6 +22,7 @@ from .tlfs import (
     HV_STATUS_INVALID_HYPERCALL_CODE,
     HV_X64_MSR_CRASH_CTL,
     HV_X64_MSR_CRASH_P0,
+    HV_X64_MSR_SCONTROL,
     HV_X64_MSR_SVERSION,
 )
 
@@ -97,7 +98,7 @@ class InKernel:
                 vcpu.set_msr(HV_X64_MSR_CRASH_CTL, CRASH_NOTIFY)
                 vcpu.set_msr(HV_X64_MSR_SVERSION, 1)
                 if features.synic:
-                    vcpu.set_msr(HV_X64_MSR_SVERSION - 1, 0)  # SCONTROL: 0 at reset, as QEMU
+                    vcpu.set_msr(HV_X64_MSR_SCONTROL, 0)  # as QEMU at reset; KVM has 1
 
     def attach(self, threads: list[VcpuThread]) -> None:
         """Put our handlers into the vCPUs' tables; before they start."""
@@ -113,7 +114,7 @@ class InKernel:
             kind = m32[8]
             if kind == uapi.KVM_EXIT_HYPERV_HCALL:
                 # hcall: input @40, result @48, params @56
-                m64[6] = self._hypercall(vp, m64[5], m64[7])
+                m64[6] = self._hypercall(m64[5], m64[7])
             elif kind == uapi.KVM_EXIT_HYPERV_SYNIC:
                 # synic: msr @40, control @48, evt_page @56, msg_page @64
                 self._pages_moved(vp, (m64[6], m64[7], m64[8]))
@@ -135,7 +136,7 @@ class InKernel:
             if owner == vp:
                 self._schedule(sint)  # what waited for the page
 
-    def _hypercall(self, vp: int, control: int, parameter: int) -> int:
+    def _hypercall(self, control: int, parameter: int) -> int:
         code, fast = control & 0xFFFF, bool(control & 1 << 16)
         if code == HVCALL_POST_MESSAGE:
             return self.connections.post_message(parameter, fast)

@@ -15,6 +15,7 @@ import time
 from ..bus import io_word
 from ..errors import UndefinedOpcode
 from ..kvm import requests, uapi
+from ..kvm.vm import zero_ns
 from ..timerthread import TimerThread
 from . import in_user_apic
 from .partition import Partition
@@ -202,17 +203,11 @@ class InUser:
         """Compare CLOCK_MONOTONIC with the reference time; a timer may be late, not early.
 
         With the reference time itself and not with kvmclock: once the TSC page is valid the two
-        drift apart, and a timer that fires early spins until it is due. The tightest of a few
-        brackets counts, and its later end.
+        drift apart, and a timer that fires early spins until it is due.
         """
-        best, ticks = 1 << 62, self.partition.clock.ticks
-        for _ in range(3):
-            before = time.monotonic_ns()
-            reference_ns = ticks() * 100
-            after = time.monotonic_ns()
-            if after - before < best:
-                best, self._skew_ns = after - before, after - reference_ns
-        self._skew_checked_ns = after
+        ticks = self.partition.clock.ticks
+        self._skew_ns = zero_ns(lambda: ticks() * 100)
+        self._skew_checked_ns = time.monotonic_ns()
 
     def set_pv_eoi(self, vp_index: int, gpa: int | None) -> None:
         """Use KVM's own lazy EOI: it shares its code with the Hyper-V assist page."""

@@ -12,6 +12,8 @@ from .system import Kvm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..memory import GuestMemory
 
 #: Three pages below the firmware area; Intel needs a place for its real-mode TSS and page table.
@@ -141,18 +143,8 @@ class Vm:
         return data.clock, data.flags, data.host_tsc
 
     def clock_zero_ns(self) -> int:
-        """Return CLOCK_MONOTONIC at kvmclock 0, never too early, by the tightest of a few looks.
-
-        The difference changes: NTP slews the one, the other is the raw TSC.
-        """
-        best, zero = 1 << 62, 0
-        for _ in range(LOOKS):
-            before = time.monotonic_ns()
-            clock = self.clock()[0]
-            after = time.monotonic_ns()
-            if after - before < best:
-                best, zero = after - before, after - clock
-        return zero
+        """Return CLOCK_MONOTONIC at kvmclock 0; see :func:`zero_ns`."""
+        return zero_ns(lambda: self.clock()[0])
 
     def set_clock_zero(self, zero_ns: int) -> None:
         """Set kvmclock so that it was 0 at *zero_ns*, before a vCPU runs.
@@ -179,3 +171,19 @@ def enable_cap(fd: int, capability: int, *args: int) -> None:
     for i, value in enumerate(args):
         request.args[i] = value
     requests.ENABLE_CAP(fd, request, f"capability {capability}")
+
+
+def zero_ns(read_ns: Callable[[], int]) -> int:
+    """Return CLOCK_MONOTONIC when the clock *read_ns* was 0, never too early.
+
+    By the tightest of a few looks, and its later end. The difference changes: NTP slews the one,
+    the other is the raw TSC.
+    """
+    best, zero = 1 << 62, 0
+    for _ in range(LOOKS):
+        before = time.monotonic_ns()
+        reading = read_ns()
+        after = time.monotonic_ns()
+        if after - before < best:
+            best, zero = after - before, after - reading
+    return zero
