@@ -129,7 +129,8 @@ class Board:
             bus.claim_pio(first, count, device)
 
     def _make_vmbus(self) -> None:
-        if not self.machine.features.synic:
+        features = self.machine.features
+        if not features.synic or features.kvm_synic:
             return
         from .vmbus.server import VmbusServer
         from .vmbus.storvsc import Scsi
@@ -144,7 +145,8 @@ class Board:
         if machine.config.testdev:
             from .devices import testdev
 
-            count = len(self.vcpus) if machine.features.synic else 0
+            features = machine.features
+            count = len(self.vcpus) if features.synic and not features.kvm_synic else 0
             self.testdev = testdev.HypervTestDevice(self.driver, machine.events, count)
             self.bus.claim_pio(testdev.PORT, testdev.PORTS, self.testdev)
 

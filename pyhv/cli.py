@@ -128,6 +128,12 @@ def run_command(arguments: list[str]) -> int:
         return Exit.POWER_OFF
     if "version" in parsed:
         return version_command([])
+    for key in ("cpu", "hv", "M"):
+        if parsed.get(key) == "help":
+            from . import listings
+
+            _print(listings.LISTS[key]())
+            return Exit.POWER_OFF
     config = options.config_of(parsed, demo_disk)
     kind, path = options.serial(parsed.get("serial") or "stdio")
     from .console import Console
@@ -169,6 +175,8 @@ def _run(config: MachineConfig, console: Console, serial: str, full: bool) -> in
     try:
         for warning in machine.warnings:
             say(f"warning: {warning}")
+        for note in machine.notes:
+            say(note)
         say(_announcement(machine, config))
         machine.start()
         gc.freeze()  # a collection would hold up every vCPU for the 2 ms it walks the modules

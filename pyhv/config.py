@@ -16,6 +16,7 @@ _UNITS = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 MAX_CPUS = 254  # 8-bit APIC ids below 0xff, and one for the I/O APIC
 
 HYPERV_DRIVERS = ("auto", "kernel", "user")
+HV_PRESETS = ("none", "linux", "windows", "nested", "max")  # hyperv/presets.py
 
 
 class Smp(Record):
@@ -39,7 +40,8 @@ class MachineConfig(Record):
     """Everything a Machine is built from. Sizes in bytes, times in seconds.
 
     ``cpu`` is the text of ``-cpu`` (cpu_options.DEFAULT_CPU if None); ``firmware`` a file
-    instead of pyhv's own BIOS; ``hyperv`` one of HYPERV_DRIVERS; ``kernel`` boots directly;
+    instead of pyhv's own BIOS; ``hyperv`` one of HYPERV_DRIVERS; ``hv`` one of HV_PRESETS, put
+    before ``cpu``'s own flags; ``machine`` the text of ``-M``; ``kernel`` boots directly;
     ``testdev`` adds the hyperv-testdev.
     """
 
@@ -52,6 +54,8 @@ class MachineConfig(Record):
     append: str = ""
     firmware: str | None = None
     hyperv: str = "auto"
+    hv: str | None = None
+    machine: str | None = None
     no_reboot: bool = False
     time_limit: float | None = None
     testdev: bool = False
@@ -91,6 +95,8 @@ def checked(config: MachineConfig) -> MachineConfig:
     """Return *config*, or raise ConfigError for fields that do not go together."""
     if config.hyperv not in HYPERV_DRIVERS:
         raise ConfigError(f"hyperv {config.hyperv!r}: one of {', '.join(HYPERV_DRIVERS)}")
+    if config.hv is not None and config.hv not in HV_PRESETS:
+        raise ConfigError(f"hv {config.hv!r}: one of {', '.join(HV_PRESETS)}")
     if config.kernel is None and (config.initrd is not None or config.append):
         raise ConfigError("-initrd and -append need -kernel; a disk's boot loader has its own")
     if config.kernel is not None and config.firmware is not None:

@@ -29,11 +29,14 @@ class GuestCpuid:
     """What the guest reads with CPUID.
 
     :param cpu: the text of ``-cpu``; None is DEFAULT_CPU.
+    :param preset: a key of hyperv/presets.py, whose flags stand before those of *cpu*.
+    :param machine: the argument of ``-M``, for the defaults of that QEMU's Hyper-V flags.
     :param supported: rows (leaf, index, flags, eax, ebx, ecx, edx) of KVM_GET_SUPPORTED_CPUID.
     :param hyperv: the same of KVM_GET_SUPPORTED_HV_CPUID; None for the in_user driver.
     :raises ConfigError: flags unknown, without what they require, or refused by the driver.
 
-    ``spec``, ``chosen``, ``features`` and ``warnings`` keep what came out of each step.
+    ``spec``, ``chosen``, ``features`` and ``warnings`` keep what came out of each step; ``notes``
+    says what a preset stands for.
     """
 
     def __init__(
@@ -42,13 +45,26 @@ class GuestCpuid:
         supported: list[tuple[int, ...]],
         hyperv: Sequence[Sequence[int]] | None,
         smp: Smp,
+        *,
+        preset: str | None = None,
+        machine: str | None = None,
     ) -> None:
-        self.spec = parse_cpu(DEFAULT_CPU if cpu is None else cpu)
         cpu_topology.check(smp)
         self.smp = smp
+        self.notes: tuple[str, ...] = ()
         user = hyperv is None
         table = choose.in_user_table(smt_possible=smt_possible()) if hyperv is None else hyperv
-        self.chosen = choose.choose(self.spec.hv, table, user=user, cpu=self.spec.text)
+        if preset is not None:
+            cpu = self._expand(preset, cpu, table, user)
+        defaults = None
+        if machine is not None:
+            from .hyperv.machine_types import hyperv_defaults
+
+            defaults = hyperv_defaults(machine)
+        self.spec = parse_cpu(DEFAULT_CPU if cpu is None else cpu)
+        self.chosen = choose.choose(
+            self.spec.hv, table, user=user, cpu=self.spec.text, defaults=defaults
+        )
         refused = choose.refusals(self.chosen, user=user)
         if refused:
             raise ConfigError("; ".join(refused))
@@ -61,6 +77,19 @@ class GuestCpuid:
         for leaf, _, *registers in shown:
             self.base.set(leaf, tuple(registers))  # type: ignore[arg-type]
         self.features = features(self.chosen)
+
+    def _expand(
+        self, preset: str, cpu: str | None, table: Sequence[Sequence[int]], user: bool
+    ) -> str:
+        """Return the ``-cpu`` of a preset, and note what it is."""
+        from .hyperv.presets import expand
+
+        text, out = expand(preset, cpu, table, user=user)
+        note = f"--hv {preset} is -cpu {text}"
+        if out:
+            note += f"; left out, because this host or driver lacks them: {', '.join(out)}"
+        self.notes = (note,)
+        return text
 
     def for_vcpu(self, index: int) -> Cpuid:
         """Return the CPUID of vCPU *index*, whose APIC id is *index*."""

@@ -42,7 +42,10 @@ def guest_cpuid(config: MachineConfig, kvm: Kvm, kernel: bool) -> GuestCpuid:
     from .guestcpuid import GuestCpuid
 
     host = kvm.supported_hv_cpuid() if kernel else None
-    return GuestCpuid(config.cpu, kvm.supported_cpuid(), host, config.smp)
+    return GuestCpuid(
+        config.cpu, kvm.supported_cpuid(), host, config.smp, preset=config.hv,
+        machine=config.machine,
+    )  # fmt: skip
 
 
 def load(machine: Machine, board: Board) -> tuple[Bios | None, EntryState]:

@@ -126,6 +126,11 @@ class Machine:
         """What the user should know of ``-cpu``, a sentence each."""
         return self.guest_cpuid.warnings
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a preset stands for, a sentence; nothing without one."""
+        return self.guest_cpuid.notes
+
     def _open_disks(self) -> None:
         for drive in self.config.drives:
             from .disk import Disk

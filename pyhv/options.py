@@ -59,6 +59,17 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "the Hyper-V flags that Linux uses",
         ),
         Option(
+            "--hv",
+            "none|linux|windows|nested|max|help",
+            "a set of Hyper-V flags for such guests, put before those of -cpu; help lists them",
+            choices=("none", "linux", "windows", "nested", "max", "help"),
+        ),
+        Option(
+            "-M -machine",
+            "TYPE",
+            "a machine type of QEMU, such as pc-i440fx-6.1, for its defaults of Hyper-V flags",
+        ),
+        Option(
             "--hyperv",
             "auto|kernel|user",
             "who serves Hyper-V: KVM in the kernel, or pyhv; default auto: the kernel if it can",
@@ -101,8 +112,6 @@ ACCEPTED: dict[str, tuple[str, ...]] = {
 #: QEMU's, not here: refused with what to do instead of "did you mean"
 NOT_HERE = {
     "disk": "name the image without an option, or write -drive file=F",
-    "M": "pyhv has one machine; leave it out",
-    "machine": "pyhv has one machine; leave it out",
     "cdrom": "pyhv has disks only; a hybrid ISO boots as a disk: -drive file=F,readonly=on",
     "netdev": "pyhv has no network",
     "qmp": "pyhv has no QMP; use the library (from pyhv import Machine)",
@@ -253,6 +262,8 @@ def config_of(parsed: Parsed, demo_disk: Callable[[], str]) -> MachineConfig:
             append=get("append") or "",
             firmware=get("bios"),
             hyperv=get("hyperv") or default.hyperv,
+            hv=get("hv"),
+            machine=get("M"),
             no_reboot="no-reboot" in parsed,
             time_limit=None if limit is None else seconds(limit),
             testdev="device" in parsed,

@@ -71,7 +71,8 @@ def described(row: Flag) -> str:
     return f"Hyper-V {row.desc} ({'/'.join((row.name, *row.aliases))})"
 
 
-def _supported(row: Flag, host: Mapping[int, Leaf]) -> bool:
+def host_has(row: Flag, host: Mapping[int, Leaf]) -> bool:
+    """Tell whether every CPUID bit of the flag is in the host's table."""
     none = (0, 0, 0, 0)
     return all(
         bits.mask & ~host.get(bits.leaf, none)[REGISTERS.index(bits.register)] == 0
@@ -127,7 +128,12 @@ def corrected(cpu: str, add: Sequence[str], drop: Sequence[str]) -> str:
 
 
 def choose(
-    given: Mapping[str, Value], host: Iterable[Sequence[int]], *, user: bool, cpu: str = ""
+    given: Mapping[str, Value],
+    host: Iterable[Sequence[int]],
+    *,
+    user: bool,
+    cpu: str = "",
+    defaults: Mapping[str, Value] | None = None,
 ) -> Chosen:
     """Return what the guest gets for the flags *given*.
 
@@ -136,23 +142,25 @@ def choose(
         of :func:`in_user_table`.
     :param user: the in_user driver is to run it: hv-passthrough leaves out what that refuses.
     :param cpu: the user's text, for the corrected one in the error.
+    :param defaults: those of an older machine type, of ``machine_types.hyperv_defaults``.
     :raises FlagError: a flag needs another one, or the host lacks it.
     """
     table: dict[int, Leaf] = {row[0]: tuple(row[3:7]) for row in host}  # type: ignore[misc]
-    values: dict[str, Value] = {row.name: row.default for row in ROWS} | dict(given)
+    values: dict[str, Value] = {row.name: row.default for row in ROWS}
+    values |= {**(defaults or {}), **given}
     rows = [row for row in ROWS if row.bit >= 0]
     if values["hv-passthrough"]:
         for row in rows:
             if row.name == "hv-syndbg" or (user and row.in_user):
                 continue
-            if _supported(row, table):
+            if host_has(row, table):
                 values[row.name] = True
     enabled = bool(
         values["hv-passthrough"]
         or values["hv-spinlocks"] != SPINLOCKS_NEVER
         or any(values[row.name] for row in rows)
     )
-    lacks = [row for row in rows if values[row.name] and not _supported(row, table)]
+    lacks = [row for row in rows if values[row.name] and not host_has(row, table)]
     pairs = missing(values)
     if lacks or pairs:
         raise _error(rows, lacks, pairs, values, cpu)
@@ -200,4 +208,5 @@ def refusals(chosen: Chosen, *, user: bool) -> list[str]:
         f"{row.name}: not provided by pyhv's {driver} driver: {getattr(row, driver)}"
         for row in ROWS
         if chosen.values[row.name] and getattr(row, driver)
+        if not row.only_with or chosen.values[row.only_with]
     ]

@@ -132,6 +132,7 @@ def features(chosen: Chosen) -> Features:
         leafa_eax=shown.get(LEAF_NESTED, (0,) * 4)[0],
         syndbg="hv-syndbg" in chosen.on,
         synic="hv-synic" in chosen.on,
+        kvm_synic=bool("hv-synic" in chosen.on and chosen.values["x-hv-synic-kvm-only"]),
         enforce=bool(chosen.values["hv-enforce-cpuid"]),
         enabled=chosen.enabled,
     )

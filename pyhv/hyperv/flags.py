@@ -40,6 +40,7 @@ class Flag(Record):
     bit: int = -1  # HYPERV_FEAT_*; -1: not a feature bit
     default: Value = False
     bits: tuple[Bits, ...] = ()
+    only_with: str = ""  # a flag without which this one changes nothing
     requires: tuple[str, ...] = ()  # enforced by QEMU, in the order in which it checks
     recommended: tuple[str, ...] = ()  # documentation and guests; never enforced
     msrs: tuple[int, ...] = ()
@@ -68,7 +69,6 @@ def _msrs(first: int, last: int) -> tuple[int, ...]:
 
 
 EVMCS_VERSION = 0x0101  # 0x4000000A.EAX[15:0]: lowest and highest version, both 1
-_NO_DEBUGGER = "pyhv has no debugger transport yet"
 _KERNEL_ONLY = "only KVM itself can do it for a nested guest; use --hyperv kernel"
 
 ROWS: tuple[Flag, ...] = (
@@ -161,7 +161,6 @@ ROWS: tuple[Flag, ...] = (
         desc="enlightened VMCS", bit=12,
         bits=(_hint(f.ENLIGHTENED_VMCS_RECOMMENDED), _nested(EVMCS_VERSION)),
         requires=("hv-vapic",), recommended=("hv-tlbflush", "hv-emsr-bitmap"),
-        in_kernel="pyhv does not enable KVM_CAP_HYPERV_ENLIGHTENED_VMCS yet",
         in_user="VMLAUNCH must read the enlightened VMCS, which only a KVM with Hyper-V does",
         libvirt="evmcs, 4.10.0 (3.1)", notes="Intel only. Ends posted interrupts and APICv.",
     ),
@@ -191,8 +190,8 @@ ROWS: tuple[Flag, ...] = (
         bits=(_feature(f.DEBUG_REGS_AVAILABLE, "edx"),), requires=("hv-relaxed", "hv-synic"),
         recommended=("hv-time", "hv-vapic", "hv-runtime", "hv-stimer"),
         msrs=_msrs(0x400000F1, 0x400000F5) + (0x400000FF,), hypercalls=(0x69, 0x6A, 0x6B),
-        in_kernel=_NO_DEBUGGER, in_user=_NO_DEBUGGER,
-        notes="Leaves 0x40000080-82. hv-passthrough does not switch it on.",
+        notes="Leaves 0x40000080-82. hv-passthrough does not switch it on. Nobody answers the "
+        "guest, as in a QEMU without -device hv-syndbg: transfers fail, the calls do not exist.",
     ),
     Flag(
         "hv-emsr-bitmap", "bool", "A nested hypervisor says when it changed its MSR bitmap.",
@@ -228,7 +227,8 @@ ROWS: tuple[Flag, ...] = (
         default=MICROSOFT_HV, libvirt="vendor_id, 1.3.3 (2.5)",
         notes="Linux knows Hyper-V only by 'Microsoft Hv'. Longer text is cut, with a warning.",
     ),
-    Flag("hv-version-id-build", "u32", "Build number, 0x40000002.EAX.", default=0x3839),
+    Flag("hv-version-id-build", "u32", "Build number, 0x40000002.EAX.", default=0x3839,
+         notes="QEMU's machines up to 6.1 (-M) show version 6.1.7100 (0x1bbc)."),
     Flag("hv-version-id-major", "u16", "Major version, 0x40000002.EBX[31:16].", default=0x000A),
     Flag("hv-version-id-minor", "u16", "Minor version, 0x40000002.EBX[15:0].", default=0),
     Flag("hv-version-id-spack", "u32", "Service pack, 0x40000002.ECX.", default=0),
@@ -259,9 +259,10 @@ ROWS: tuple[Flag, ...] = (
     ),
     Flag(
         "x-hv-synic-kvm-only", "bool", "SynIC as in QEMU before 3.1: no messages, no events.",
-        in_kernel="pyhv enables KVM_CAP_HYPERV_SYNIC2 only",
-        in_user="it asks for KVM's SynIC",
-        notes="Drops 0x40000003.EBX[5:4], and hv-synic no longer requires hv-vpindex.",
+        only_with="hv-synic",
+        in_user="it asks for KVM's SynIC, which has no pages of its own",
+        notes="Drops 0x40000003.EBX[5:4], and hv-synic no longer requires hv-vpindex. No VMBus, "
+        "and so no disk of an OS. QEMU's machines up to 3.0 have it on.",
     ),
 )  # fmt: skip
 
@@ -271,7 +272,7 @@ FLAGS: dict[str, Flag] = {row.name: row for row in ROWS}
 ALIASES: dict[str, str] = {alias: row.name for row in ROWS for alias in row.aliases}
 #: seen in patches for QEMUs after 10; refused as such
 LATER: dict[str, str] = {
-    "hv-boot-zeroed-mem": "guest memory is zero at boot",
+    "hv-boot-zeroed-mem": "the guest may ask which memory is zero at boot",
     "hv-xmm-output": "fast hypercalls may return data in XMM registers",
     "hv-vsm": "virtual secure mode",
 }

@@ -6,14 +6,17 @@ HvSignalEvent for ids without an eventfd, crash and reset, and notes where the S
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from _collections import deque
 
 from ..errors import BadGpa, HostError, KvmError
 from ..kvm import uapi
+from . import features as f
 from .connections import Connections
 from .overlay import Overlays
+from .syndbg import HV_SYNDBG_STATUS_INVALID
 from .synic import fill_slot
 from .tlfs import (
     HV_MESSAGE_SIZE,
@@ -39,6 +42,22 @@ if TYPE_CHECKING:
 
 CRASH_NOTIFY = 1 << 63
 HVCALL_POST_MESSAGE, HVCALL_SIGNAL_EVENT = 0x5C, 0x5D
+EVMCS_VERSION = 1  # as in leaf 0x4000000A, see flags.py
+
+
+def enable_evmcs(vcpu: Vcpu) -> None:
+    """Switch the enlightened VMCS on (KVM_CAP_HYPERV_ENLIGHTENED_VMCS).
+
+    :raises HostError: this KVM has none, or none of the one version that flags.py announces.
+    """
+    version = ctypes.c_uint16()  # the lowest in the low byte, the highest above
+    vcpu.enable_cap(uapi.KVM_CAP_HYPERV_ENLIGHTENED_VMCS, ctypes.addressof(version))
+    lowest, highest = version.value & 0xFF, version.value >> 8
+    if not lowest <= EVMCS_VERSION <= highest:
+        raise HostError(
+            f"hv-evmcs: eVMCS version range [{EVMCS_VERSION}..{EVMCS_VERSION}] is not supported by "
+            f"kernel (supported: [{lowest}..{highest}]); leave out hv-evmcs"
+        )
 
 
 class _Sint:
@@ -88,9 +107,14 @@ class InKernel:
         self._making = threading.Lock()  # one route at a time
         self._bound: dict[int, int] = {}
         self._closed = False
+        self._kvm_synic = features.kvm_synic  # KVM clears the pages itself and lays nothing over
         for vcpu in vcpus:
             if features.synic:
-                vcpu.enable_cap(uapi.KVM_CAP_HYPERV_SYNIC2)
+                vcpu.enable_cap(
+                    uapi.KVM_CAP_HYPERV_SYNIC if features.kvm_synic else uapi.KVM_CAP_HYPERV_SYNIC2
+                )
+            if features.leaf4_eax & f.ENLIGHTENED_VMCS_RECOMMENDED:
+                enable_evmcs(vcpu)
             if features.enabled and features.enforce:
                 vcpu.enable_cap(uapi.KVM_CAP_HYPERV_ENFORCE_CPUID, 1)
             if features.enabled:
@@ -115,9 +139,14 @@ class InKernel:
             if kind == uapi.KVM_EXIT_HYPERV_HCALL:
                 # hcall: input @40, result @48, params @56
                 m64[6] = self._hypercall(m64[5], m64[7])
+            elif kind == uapi.KVM_EXIT_HYPERV_SYNDBG:
+                # syndbg: msr @40, control @48, status @56, send_page @64, recv_page @72,
+                # pending_page @80; after a write of CONTROL the guest reads our status
+                m64[7] = HV_SYNDBG_STATUS_INVALID
             elif kind == uapi.KVM_EXIT_HYPERV_SYNIC:
                 # synic: msr @40, control @48, evt_page @56, msg_page @64
-                self._pages_moved(vp, (m64[6], m64[7], m64[8]))
+                if not self._kvm_synic:
+                    self._pages_moved(vp, (m64[6], m64[7], m64[8]))
                 thread.vcpu.valid_regs = 0  # an OS is here: the BIOS needs no registers any more
 
         return served

@@ -12,7 +12,8 @@ from ..record import Record
 class Features(Record):
     """Registers of CPUID leaves 0x40000003, 4 and A as shown, and what is on beside them.
 
-    ``synic``: SynIC enabled on the vCPUs (KVM_CAP_HYPERV_SYNIC2); ``syndbg``: leaf 0x40000082
+    ``synic``: SynIC enabled on the vCPUs (KVM_CAP_HYPERV_SYNIC2); ``kvm_synic``: it is KVM's
+    alone (x-hv-synic-kvm-only), without messages and events of ours; ``syndbg``: leaf 0x40000082
     allows kernel debugging; ``enforce``: hv-enforce-cpuid; ``enabled``: leaf 0x40000001 is Hv#1.
     """
 
@@ -26,6 +27,7 @@ class Features(Record):
     synic: bool = False
     enforce: bool = False
     enabled: bool = True
+    kvm_synic: bool = False
 
     def grants(self, gate: Gate) -> bool:
         """Tell whether all bits of *gate* are shown."""

@@ -71,7 +71,6 @@ AFTER_RESET: Rules = {
 NESTED = ("hv-emsr-bitmap", "hv-tlbflush-direct")
 #: (set, drivers) -> the flags that pyhv refuses; without them the set is run all the same
 REFUSED: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {
-    ("2-syndbg+deps", ("kernel", "user")): ("hv-syndbg",),
     ("1-hv_emsr_bitmap", ("user",)): NESTED[:1],
     ("5-all", ("user",)): NESTED,
     ("6-enforce-all", ("user",)): NESTED,
@@ -94,23 +93,6 @@ _NO_LEAF_A: Rules = {
 WITHOUT: dict[str, Rules] = {
     "hv-emsr-bitmap": _NO_LEAF_A,
     "hv-tlbflush-direct": _NO_LEAF_A,
-    "hv-syndbg": {
-        "40000000.00000000": _becomes(" 40000082 ", " 40000005 "),
-        "40000003.00000000": _becomes(" 00000808", " 00000008"),
-        **{f"{leaf:08x}.00000000": _no_leaf for leaf in range(0x40000080, 0x40000083)},
-        **{
-            f"msr {msr:08x}": _becomes(" 0000000000000000", " #GP")
-            for msr in (*range(0x400000F1, 0x400000F6), 0x400000FF)
-        },
-        **{
-            f"wrmsr {msr:08x} {0:016x}": _becomes(" ok", " #GP") for msr in (0x400000F2, 0x400000FF)
-        },
-        # OPERATION_DENIED becomes INVALID_HYPERCALL_CODE
-        **{
-            f"hcall {code:016x} 0000000000305000 0000000000306000": _becomes("0008", "0002")
-            for code in (0x69, 0x6A, 0x6B)
-        },
-    },
 }
 
 

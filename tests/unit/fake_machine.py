@@ -23,6 +23,7 @@ class FakeMachine:
 
     driver_name = "in_user"
     warnings = ()
+    notes = ()
 
     def __init__(self, config, console, behave=lambda machine: None):
         self.config, self.console, self.behave = config, console, behave

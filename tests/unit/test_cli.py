@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from fake_machine import FakeMachine
+from fake_machine import FakeMachine, ends
 
 from pyhv import cli, options
 from pyhv.config import Drive, MachineConfig, Smp
@@ -39,6 +39,8 @@ EFFECTS = {
     "m": ("512", {"memory_bytes": 512 << 20}),
     "smp": ("4", {"smp": Smp(4, 1, 4, 1)}),
     "cpu": ("host,hv_time", {"cpu": "host,hv_time"}),
+    "hv": ("windows", {"hv": "windows"}),
+    "M": ("pc-i440fx-6.1", {"machine": "pc-i440fx-6.1"}),
     "hyperv": ("user", {"hyperv": "user"}),
     "device": ("hyperv-testdev", {"testdev": True}),
     "no-reboot": ("", {"no_reboot": True}),
@@ -387,3 +389,29 @@ def test_warnings_about_cpu_are_said(monkeypatch, capfd) -> None:
     )
     assert cli.main(["run", "-serial", "none"]) == 0
     assert "pyhv: warning: mixed +X and X=V\n" in capfd.readouterr().err
+
+
+def test_a_preset_says_what_it_is(monkeypatch, capfd) -> None:
+    monkeypatch.setattr(FakeMachine, "notes", ("--hv linux is -cpu host,hv_time",), raising=True)
+    off = Stop("poweroff", 0, "the guest powered off", {})
+    monkeypatch.setattr(
+        cli, "make_machine", lambda config, console: FakeMachine(config, console, ends(off))
+    )
+    assert cli.main(["run", "--hv", "linux", "-serial", "none"]) == 0
+    assert "pyhv: --hv linux is -cpu host,hv_time\n" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("-cpu help", ("qemu64", "hv-tlbflush-ext", "hv-boot-zeroed-mem", "avx2", "phys-bits")),
+        ("--hv help", ("windows: ", "-cpu host,kvm=off,hv_relaxed", "hv_evmcs")),
+        ("-M help", ("pc-q35-6.1", "microvm")),
+        ("-machine help", ("pc-i440fx-2.10",)),
+    ],
+)
+def test_lists(line, words, capfd) -> None:
+    """Every list comes from its table and needs no KVM."""
+    assert cli.main(["run", *line.split()]) == 0
+    out = capfd.readouterr().out
+    assert all(word in out for word in words)

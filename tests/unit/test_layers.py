@@ -16,7 +16,8 @@ ROWS = {
     "kvm": 1, "memory": 1, "bus": 1, "disk": 1, "config": 1, "cpu_options": 1, "cpu_features": 1,
     "cpu_models": 1, "cpu_topology": 1, "timerthread": 1,
     "hyperv.tlfs": 1, "hyperv.features": 1, "hyperv.flags": 1,
-    "hyperv.privileges": 1, "hyperv.choose": 1, "vmbus.protocol": 1,
+    "hyperv.privileges": 1, "hyperv.choose": 1, "hyperv.presets": 1, "hyperv.machine_types": 1,
+    "vmbus.protocol": 1,
     "hyperv": 2, "devices": 2, "boot": 2,
     "vmbus": 3,
     "hyperv.in_kernel": 4, "hyperv.in_user": 4, "hyperv.in_user_apic": 4,
@@ -24,7 +25,7 @@ ROWS = {
     "serialring": 5,
     "guestcpu": 5, "guestcpuid": 5, "console": 5, "outlet": 5, "firmware_files": 5,
     "": 6, "cli": 6, "__main__": 6, "options": 6, "terminal": 6, "progress": 6, "report": 6,
-    "crashes": 6,
+    "crashes": 6, "listings": 6,
     "running": 6,
 }  # fmt: skip
 #: may be used by everybody: protocols without behaviour
