@@ -19,51 +19,38 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .partition import Partition
 
+#: Before the guest identified itself KVM takes the instruction for one of its own hypercalls, which
+#: writes RAX; from 32-bit code EAX alone, and EDX keeps its value.
+KVM_ENOSYS = -1000
+LOW, HIGH = 0xFFFFFFFF, 0xFFFFFFFF00000000
 XMM_WORDS = 12  # XMM0-5
 FAST_WORDS = 2 + XMM_WORDS  # in1, in2, then the XMM halves: 112 bytes
+VALUES_KEPT = 256  # a guest that tries all input values must not fill our memory
 XMM_GATE = Gate(leaf3_edx=f.XMM_INPUT_AVAILABLE)
 
 
 class Call:
-    """One hypercall: the decoded input value and access to its input, in any form."""
+    """What a handler gets: the VP, the decoded input value, and access to the input, in any form.
 
-    __slots__ = (
-        "code",
-        "fast",
-        "in1",
-        "in2",
-        "partition",
-        "rep_count",
-        "rep_start",
-        "var_count",
-        "vp_count",
-        "vp_index",
-        "xmm",
-    )
+    One object per VP, used again for each of its hypercalls.
+    """
 
-    def __init__(
-        self,
-        partition: Partition,
-        vp_index: int,
-        control: int,
-        in1: int,
-        in2: int,
-        xmm: Callable[[], bytes],
-    ) -> None:
+    __slots__ = ("in1", "in2", "input", "partition", "vp_count", "vp_index", "xmm")
+
+    input: InputValue
+    in1: int
+    in2: int
+
+    def __init__(self, partition: Partition, vp_index: int, xmm: Callable[[], bytes]) -> None:
         self.partition, self.vp_index, self.vp_count = partition, vp_index, len(partition.vps)
-        self.in1, self.in2, self.xmm = in1, in2, xmm
-        self.code = control & 0xFFFF
-        self.fast = bool(control & t.HV_HYPERCALL_FAST_BIT)
-        self.var_count = control >> t.HV_HYPERCALL_VARHEAD_OFFSET & t.HV_HYPERCALL_VARHEAD_MASK
-        self.rep_count = control >> t.HV_HYPERCALL_REP_COMP_OFFSET & t.HV_HYPERCALL_REP_MASK
-        self.rep_start = control >> t.HV_HYPERCALL_REP_START_OFFSET & t.HV_HYPERCALL_REP_MASK
+        self.xmm = xmm
 
     def words(self, first: int, count: int) -> list[int]:
         """Return *count* qwords of input from qword *first* on, copied.
 
         :raises HypercallError: status 3, unreadable memory or more than the registers hold.
         """
-        if not self.fast:
+        if not self.input.fast:
             try:
                 data = self.partition.world.memory.read(self.in1 + first * 8, count * 8)
             except BadGpa as error:
@@ -84,7 +71,7 @@ def _spin_wait(call: Call) -> int:
 
 
 def _signal_event(call: Call) -> int:
-    status = call.partition.connections.signal_event(call.in1, call.fast)
+    status = call.partition.connections.signal_event(call.in1, call.input.fast)
     unknown = (t.HV_STATUS_INVALID_PORT_ID, t.HV_STATUS_INVALID_CONNECTION_ID)
     if status in unknown and not call.partition.features.synic:
         return t.HV_STATUS_INVALID_HYPERCALL_INPUT  # KVM asks user space only with a SynIC
@@ -94,7 +81,7 @@ def _signal_event(call: Call) -> int:
 def _post_message(call: Call) -> int:
     if not call.partition.features.synic:
         return t.HV_STATUS_INVALID_HYPERCALL_INPUT
-    return call.partition.connections.post_message(call.in1, call.fast)
+    return call.partition.connections.post_message(call.in1, call.input.fast)
 
 
 def _debug(call: Call) -> int:
@@ -179,37 +166,82 @@ ROWS: tuple[Hypercall, ...] = (
 HYPERCALLS = {row.code: row for row in ROWS}
 
 
-def dispatch(
-    partition: Partition,
-    vp_index: int,
-    control: int,
-    in1: int,
-    in2: int,
-    xmm: Callable[[], bytes],
-) -> int:
-    """Serve one hypercall; return the result value: [15:0] HV_STATUS, [43:32] reps completed.
+class InputValue:
+    """A hypercall input value, decoded and checked: all that it says by itself.
 
-    :raises UndefinedOpcode: input in XMM registers although CPUID does not show it (enforced).
+    ``handler`` serves it, or tells the status with which it is refused. Counts as in the TLFS.
     """
-    row, features = HYPERCALLS.get(control & 0xFFFF), partition.features
-    if row is not None and features.enforce and not row.gate(features):
-        return t.HV_STATUS_ACCESS_DENIED
-    if control & t.HV_HYPERCALL_RSVD_MASK:
-        return t.HV_STATUS_INVALID_HYPERCALL_INPUT
-    if row is None:
-        return t.HV_STATUS_INVALID_HYPERCALL_CODE
-    call = Call(partition, vp_index, control, in1, in2, xmm)
-    if call.fast and row.xmm and not features.allows(XMM_GATE):
-        raise UndefinedOpcode(f"{row.name}: XMM input not shown")
-    if call.fast and not row.fast:
-        return t.HV_STATUS_INVALID_PARAMETER
-    if row.var == NONE and call.var_count:
-        return t.HV_STATUS_INVALID_HYPERCALL_INPUT
-    if row.reps == NONE and (call.rep_count or call.rep_start):
-        return t.HV_STATUS_INVALID_HYPERCALL_INPUT
-    if row.reps == SOME and (not call.rep_count or call.rep_start):
-        return t.HV_STATUS_INVALID_HYPERCALL_INPUT
-    try:
-        return row.handler(call)
-    except HypercallError as error:
-        return error.status
+
+    __slots__ = ("fast", "handler", "rep_count", "var_count")
+
+    def __init__(self, features: Features, control: int) -> None:
+        self.fast = bool(control & t.HV_HYPERCALL_FAST_BIT)
+        self.var_count = control >> t.HV_HYPERCALL_VARHEAD_OFFSET & t.HV_HYPERCALL_VARHEAD_MASK
+        self.rep_count = control >> t.HV_HYPERCALL_REP_COMP_OFFSET & t.HV_HYPERCALL_REP_MASK
+        self.handler = self._check(features, control)
+
+    def _check(self, features: Features, control: int) -> Callable[[Call], int]:
+        """Return the handler; the order of the checks is KVM's."""
+        row = HYPERCALLS.get(control & 0xFFFF)
+        if row is not None and features.enforce and not row.gate(features):
+            return _refuse(t.HV_STATUS_ACCESS_DENIED)
+        if control & t.HV_HYPERCALL_RSVD_MASK:
+            return _refuse(t.HV_STATUS_INVALID_HYPERCALL_INPUT)
+        if row is None:
+            return _refuse(t.HV_STATUS_INVALID_HYPERCALL_CODE)
+        if self.fast and row.xmm and not features.allows(XMM_GATE):
+            return _undefined
+        if self.fast and not row.fast:
+            return _refuse(t.HV_STATUS_INVALID_PARAMETER)
+        rep_start = control >> t.HV_HYPERCALL_REP_START_OFFSET & t.HV_HYPERCALL_REP_MASK
+        if (
+            (row.var == NONE and self.var_count)
+            or (row.reps == NONE and (self.rep_count or rep_start))
+            or (row.reps == SOME and (not self.rep_count or rep_start))
+        ):
+            return _refuse(t.HV_STATUS_INVALID_HYPERCALL_INPUT)
+        return row.handler
+
+
+def _refuse(status: int) -> Callable[[Call], int]:
+    return lambda call: status
+
+
+def _undefined(call: Call) -> int:
+    raise UndefinedOpcode("XMM input although CPUID does not show it")
+
+
+def caller(
+    partition: Partition, vp_index: int, xmm: Callable[[], bytes]
+) -> Callable[[int, int, int, bool], int]:
+    """Return what serves a VP's hypercalls: (input value, in1, in2, 64-bit mode) -> result.
+
+    In 64-bit mode the arguments are RCX, RDX, R8 and the result is RAX; else EDX:EAX, EBX:ECX,
+    EDI:ESI and EDX:EAX. The result has the HV_STATUS in [15:0], the reps completed in [43:32].
+    The caller has seen to CPL 0 and protected mode; the hypercall page need not be on, KVM asks
+    only for the guest's identity.
+
+    :param xmm: gives XMM0-5, 96 bytes; called only if a call reads them.
+    :raises UndefinedOpcode: #UD, by the function returned: input in XMM registers that CPUID does
+        not show (enforced).
+
+    A guest makes its calls with a few input values: each is decoded once.
+    """
+    call, features = Call(partition, vp_index, xmm), partition.features
+    values: dict[int, InputValue] = {}
+
+    def serve(control: int, in1: int, in2: int, long_mode: bool) -> int:
+        if not partition.guest_os_id:
+            return KVM_ENOSYS & (HIGH | LOW) if long_mode else control & HIGH | KVM_ENOSYS & LOW
+        value = values.get(control)
+        if value is None:
+            value = InputValue(features, control)
+            if len(values) < VALUES_KEPT:
+                values[control] = value
+        call.input, call.in1, call.in2 = value, in1, in2
+        try:
+            return value.handler(call)
+        except HypercallError as error:
+            return error.status
+
+    return serve

@@ -18,6 +18,7 @@ from ..kvm import requests, uapi
 from ..kvm.vm import zero_ns
 from ..timerthread import TimerThread
 from . import in_user_apic
+from .hypercalls import caller
 from .partition import Partition
 
 TYPE_CHECKING = False
@@ -39,11 +40,12 @@ FIRST_MSR, MSR_COUNT = 0x40000000, 0x2000
 
 UD_VECTOR = 6
 
-# items of kvm_run's sync-regs copies: 64-bit words, and two bytes of segment attributes
+# items of kvm_run's sync-regs copies: 64-bit words, 32-bit words, two bytes of segment attributes
 RAX, RBX, RCX, RDX, RSI, RDI, R8, RIP, RFLAGS = (
     (uapi.RUN_SYNC_REGS + getattr(uapi.Regs, name).offset) >> 3
     for name in ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "r8", "rip", "rflags")
 )
+EAX, EBX, ECX, EDX, ESI, EDI = (word * 2 for word in (RAX, RBX, RCX, RDX, RSI, RDI))
 CR0, EFER = (
     (uapi.RUN_SYNC_SREGS + getattr(uapi.Sregs, name).offset) >> 3 for name in ("cr0", "efer")
 )
@@ -101,29 +103,29 @@ class InUser:
             thread.vcpu.valid_regs |= uapi.KVM_SYNC_X86_REGS | uapi.KVM_SYNC_X86_SREGS
 
     def _hypercall_exit(self, thread: VcpuThread) -> Callable[[], None]:
-        vcpu, index, hypercall = thread.vcpu, thread.index, self.partition.hypercall
-        m8, m64, low = vcpu.m8, vcpu.m64, 0xFFFFFFFF
+        vcpu = thread.vcpu
+        m8, m32, m64 = vcpu.m8, vcpu.m32, vcpu.m64
 
         def xmm() -> bytes:
             return bytes(vcpu.get_struct(requests.GET_FPU, uapi.Fpu).xmm)[:96]
 
+        call = caller(self.partition, thread.index, xmm)
+
         def served() -> None:
             # Registers through the views: a field of a ctypes structure costs five times as much.
             try:
-                if not m64[CR0] & CR0_PE or m64[RFLAGS] & RFLAGS_VM or m8[SS_DPL]:
-                    raise UndefinedOpcode("hypercall outside CPL 0 or in real mode")
-                if m64[EFER] & EFER_LMA and m8[CS_L]:
-                    m64[RAX] = hypercall(index, m64[RCX], m64[RDX], m64[R8], xmm, long_mode=True)
+                if m8[SS_DPL]:
+                    raise UndefinedOpcode("hypercall outside CPL 0")
+                if m8[CS_L] and m64[EFER] & EFER_LMA:
+                    m64[RAX] = call(m64[RCX], m64[RDX], m64[R8], True)
+                elif not m64[CR0] & CR0_PE or m64[RFLAGS] & RFLAGS_VM:
+                    raise UndefinedOpcode("hypercall in real mode")
                 else:
-                    result = hypercall(
-                        index,
-                        (m64[RDX] & low) << 32 | m64[RAX] & low,
-                        (m64[RBX] & low) << 32 | m64[RCX] & low,
-                        (m64[RDI] & low) << 32 | m64[RSI] & low,
-                        xmm,
-                        long_mode=False,
-                    )
-                    m64[RDX], m64[RAX] = result >> 32 & low, result & low
+                    result = call(
+                        m32[EDX] << 32 | m32[EAX], m32[EBX] << 32 | m32[ECX],
+                        m32[EDI] << 32 | m32[ESI], False,
+                    )  # fmt: skip
+                    m64[RDX], m64[RAX] = result >> 32, result & 0xFFFFFFFF
                 m64[DIRTY] |= uapi.KVM_SYNC_X86_REGS
             except UndefinedOpcode:
                 m64[RIP] = m64[RIP] - 2 & 0xFFFFFFFFFFFFFFFF  # the OUT is behind us already

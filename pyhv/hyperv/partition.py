@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from .driver import World
     from .privileges import Features
 
-#: Before the guest identified itself KVM takes the instruction for one of its own hypercalls.
-KVM_ENOSYS = -1000
-LOW, HIGH = 0xFFFFFFFF, 0xFFFFFFFF00000000
-
 
 class Partition:
     """The Hyper-V interface of one machine.
@@ -121,12 +117,9 @@ class Partition:
         :param xmm: gives XMM0-5, 96 bytes; called only if the call reads them.
         :raises UndefinedOpcode: #UD.
 
-        The hypercall page need not be on: KVM asks only for the guest's identity.
+        A driver that serves many takes :func:`hypercalls.caller`, once per VP.
         """
-        if not self.guest_os_id or not self.features.enabled:
-            # a KVM hypercall writes RAX; from 32-bit code EAX alone, and EDX keeps its value
-            return KVM_ENOSYS & (HIGH | LOW) if long_mode else control & HIGH | KVM_ENOSYS & LOW
-        return hypercalls.dispatch(self, vp_index, control, in1, in2, xmm)
+        return hypercalls.caller(self, vp_index, xmm)(control, in1, in2, long_mode)
 
     @property
     def hypercall_page_gpa(self) -> int | None:

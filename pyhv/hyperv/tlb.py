@@ -41,18 +41,18 @@ def _sparse(call: Call, valid_banks: int, banks: list[int]) -> list[int]:
 
 def _check_banks(call: Call, valid_banks: int) -> None:
     """Refuse a variable header that is not as long as the set says."""
-    if call.var_count != valid_banks.bit_count():
+    if call.input.var_count != valid_banks.bit_count():
         raise HypercallError(HV_STATUS_INVALID_HYPERCALL_INPUT)
 
 
 def _flush(call: Call, vps: list[int] | None, consumed: int) -> int:
     """Check that the list can be read, and flush; *consumed*: qwords of input before the list."""
-    if call.rep_count and call.rep_count <= LIST_READ:
-        call.words(consumed, call.rep_count)
+    if call.input.rep_count and call.input.rep_count <= LIST_READ:
+        call.words(consumed, call.input.rep_count)
     targets = list(range(call.vp_count)) if vps is None else vps
     if targets:
         call.partition.world.flush_tlb(targets, call.vp_index)
-    return HV_STATUS_SUCCESS | call.rep_count << HV_HYPERCALL_REP_COMP_OFFSET
+    return HV_STATUS_SUCCESS | call.input.rep_count << HV_HYPERCALL_REP_COMP_OFFSET
 
 
 def flush(call: Call) -> int:
@@ -69,11 +69,11 @@ def flush_ex(call: Call) -> int:
     _, _, form, valid_banks = call.words(0, 4)
     _check_banks(call, valid_banks)
     if form != HV_GENERIC_SET_SPARSE_4K:
-        return _flush(call, None, 4 + call.var_count)
-    if not call.var_count:  # nobody: done, and the list is not looked at
-        return HV_STATUS_SUCCESS | call.rep_count << HV_HYPERCALL_REP_COMP_OFFSET
-    banks = call.words(4, call.var_count)
-    return _flush(call, _sparse(call, valid_banks, banks), 4 + call.var_count)
+        return _flush(call, None, 4 + call.input.var_count)
+    if not call.input.var_count:  # nobody: done, and the list is not looked at
+        return HV_STATUS_SUCCESS | call.input.rep_count << HV_HYPERCALL_REP_COMP_OFFSET
+    banks = call.words(4, call.input.var_count)
+    return _flush(call, _sparse(call, valid_banks, banks), 4 + call.input.var_count)
 
 
 def _send(call: Call, vector: int, vps: list[int]) -> int:
@@ -89,7 +89,7 @@ def send_ipi(call: Call) -> int:
     """Serve 000B. Input: 0:4 vector, 4:1 VTL, 8:8 VP mask."""
     vector, mask = call.words(0, 2)
     # the slow form's upper half (VTL, padding) is not looked at; the fast form's must be 0
-    if call.fast and vector >> 32:
+    if call.input.fast and vector >> 32:
         raise HypercallError(HV_STATUS_INVALID_HYPERCALL_INPUT)
     return _send(call, vector & U32, _sparse(call, 1, [mask]))
 
@@ -100,6 +100,7 @@ def send_ipi_ex(call: Call) -> int:
     _check_banks(call, valid_banks)
     if form == HV_GENERIC_SET_ALL:
         return _send(call, vector & U32, list(range(call.vp_count)))
-    if not call.var_count:  # nobody: the vector is not looked at
+    count = call.input.var_count
+    if not count:  # nobody: the vector is not looked at
         return HV_STATUS_SUCCESS
-    return _send(call, vector & U32, _sparse(call, valid_banks, call.words(3, call.var_count)))
+    return _send(call, vector & U32, _sparse(call, valid_banks, call.words(3, count)))
