@@ -137,10 +137,11 @@ class VcpuThread:
 
     def _run(self) -> None:
         """Run the guest until a kick (InterruptedError) or an end."""
-        m8, m32, m64 = self.vcpu.m8, self.vcpu.m32, self.vcpu.m64
+        m32, m64 = self.vcpu.m32, self.vcpu.m64
         run, fd, request = run_call(), self.vcpu.fd, KVM_RUN
         pio, string, note = self.pio, self.pio.string, self.history.append
         rdmsr, wrmsr, exits, mmio = self.rdmsr, self.wrmsr, self.exits, self._mmio
+        fault = self._msr_fault
         while True:
             run(fd, request)
             reason = m32[2]
@@ -154,20 +155,25 @@ class VcpuThread:
             elif reason == 30:  # KVM_EXIT_X86_WRMSR
                 try:
                     wrmsr[m32[11]](m64[6])
-                except (KeyError, GuestFault):
-                    note((30, m32[11], m64[6]))
-                    m8[32] = 1
+                except (KeyError, GuestFault) as error:
+                    fault(error, wrmsr, (30, m32[11], m64[6]))
             elif reason == 29:  # KVM_EXIT_X86_RDMSR
                 try:
                     m64[6] = rdmsr[m32[11]]()
-                except (KeyError, GuestFault):
-                    note((29, m32[11]))
-                    m8[32] = 1
+                except (KeyError, GuestFault) as error:
+                    fault(error, rdmsr, (29, m32[11]))
             elif reason == 6:  # KVM_EXIT_MMIO
                 mmio()
             else:
                 note((reason, m64[4]))
                 exits[reason]()
+
+    def _msr_fault(self, error: Exception, table: dict, entry: tuple[int, ...]) -> None:
+        """Give the guest #GP, unless the KeyError is a bug in the MSR's own handler."""
+        if isinstance(error, KeyError) and entry[1] in table:
+            raise error
+        self.history.append(entry)
+        self.vcpu.m8[32] = 1
 
     def _mmio(self) -> None:
         m8, m64 = self.vcpu.m8, self.vcpu.m64
