@@ -7,6 +7,7 @@ no state of KVM or of a device can survive by mistake.
 from __future__ import annotations
 
 import threading
+import time
 
 from . import cpustate
 from .bus import Bus, io_word
@@ -106,7 +107,7 @@ class Board:
         self.uart = Uart(machine.console.write, self._line(COM1_IRQ))
         self.serial = SerialRing(self.uart, self.vcpus[0])
         self.vm.coalesce_pio(COM1, 1)
-        self.pm = Pm(machine.power_off, self._line(SCI_GSI))
+        self.pm = Pm(machine.power_off, self._line(SCI_GSI), machine.control.now_ns)
         cf9 = ResetControl(machine.request_reset)
         fwcfg = FwCfg(config.smp.cpus, machine.memory.size)
         if machine.cmos is None:
@@ -225,8 +226,13 @@ class Board:
         """Let the vCPUs go. The boot vCPU runs; the others wait in KVM for their INIT and SIPI."""
         self.machine.events.call(self._tick_drain)
         self.machine.events.after(STUCK_CHECK_S, self._check_stuck)
+        if self.machine.control.paused:
+            for thread in self.threads:
+                thread.hold = True
         for thread in self.threads:
             thread.start()
+        if self.machine.control.paused:
+            self.machine.control.hold(self)
 
     def _tick_drain(self) -> None:
         """Bring out what lies in the coalesced ring; on the event loop, again and again."""
@@ -237,6 +243,9 @@ class Board:
     def _check_stuck(self) -> None:
         """Ask every vCPU whether it is halted with interrupts off: then nothing can wake it."""
         if self.ended:
+            return
+        if self.machine.control.paused:
+            self.machine.events.after(STUCK_CHECK_S, self._check_stuck)
             return
         halted: list[int] = []
 
@@ -266,6 +275,25 @@ class Board:
             if thread.thread.ident is not None:
                 thread.thread.join()
         self.serial.drain()
+
+    def hold(self, deadline: float) -> None:
+        """Return when every vCPU stands outside the guest; on the event loop.
+
+        :param deadline: time.monotonic() of it.
+        :raises HostError: one did not come out.
+        """
+        for thread in self.threads:
+            thread.hold = True
+            thread.kick()
+        for thread in self.threads:
+            if not thread.parked.wait(max(0.0, deadline - time.monotonic())):
+                raise HostError(f"pause: vcpu {thread.index} did not leave the guest in time")
+
+    def let_go(self) -> None:
+        """Let the vCPUs go back into the guest."""
+        for thread in self.threads:
+            thread.hold = False
+            thread.kick()
 
     def leave_here(self) -> None:
         """Called on a vCPU's thread: do not go back into the guest. Elsewhere: nothing."""

@@ -12,38 +12,26 @@ import threading
 
 from . import loading, runloop
 from .board import Board
-from .errors import ConfigError, Exit, HostError, PyhvError
+from .control import PATIENCE_S, Control
+from .endings import Endings
+from .errors import ConfigError, HostError, PyhvError
 from .events import EventLoop
 from .kvm.cpuid import Cpuid
 from .kvm.system import Kvm
 from .memory import GuestMemory
-from .stop import Stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .boot.entry import EntryState
     from .config import MachineConfig
     from .console import Console
     from .devices.cmos import Cmos
+    from .stop import Stop
 
 RTC_IRQ = 8
-STATUS = {
-    "poweroff": Exit.POWER_OFF,
-    "reset": Exit.POWER_OFF,
-    "triple-fault": Exit.TRIPLE_FAULT,
-    "kvm-error": Exit.KVM_ERROR,
-    "hv-crash": Exit.HV_CRASH,
-    "stuck": Exit.STUCK,
-    "time-limit": Exit.TIME_LIMIT,
-    "quit": Exit.QUIT,
-    "error": Exit.ERROR,
-    "no-boot": Exit.ERROR,
-}
 
 
-class Machine:
+class Machine(Endings):
     """A virtual machine.
 
     :param config: a MachineConfig, or None and its fields as keywords
@@ -79,6 +67,7 @@ class Machine:
         self.clock_zero_ns: int | None = None  # CLOCK_MONOTONIC when the first life's clock was 0
         self.board: Board | None = None
         self.result: Stop | None = None
+        self.control = Control(self)
         self._stop_lock = threading.RLock()  # a signal handler may call kill() inside kill()
         self._board_lock = threading.Lock()  # a board is not buried while input goes into it
         self._close_lock = threading.Lock()
@@ -151,70 +140,7 @@ class Machine:
         if self.board is not None:
             self.board.vm.irq_line(RTC_IRQ, level)
 
-    # endings
-
-    def stop(
-        self,
-        kind: str,
-        text: str,
-        details: dict[str, object] | None = None,
-        status: int | None = None,
-    ) -> None:
-        """End the machine; the first caller's reason counts. Any thread, returns at once."""
-        if status is None:
-            status = STATUS[kind]
-        with self._stop_lock:
-            if self._stopping is not None:
-                return
-            self._stopping = Stop(kind, status, text, details or {})
-            if self._thread is not None:  # else _main will see it
-                self._call(self._finish)
-
-    def _call(self, function: Callable[[], None]) -> None:
-        """Have the loop thread run *function*; nothing once the loop is closed, from any thread."""
-        with self._stop_lock:
-            if self.events is not None:
-                self.events.call(function)
-
-    def _leave(self) -> None:
-        """The guest ended this life of the machine: the calling vCPU does not go on."""
-        board = self.board
-        if board is not None:
-            board.leave_here()
-
-    def power_off(self) -> None:
-        """The guest entered ACPI S5."""
-        self.stop("poweroff", "the guest powered off")
-        self._leave()
-
-    def exit(self, status: int) -> None:
-        """The guest wrote the debug-exit port."""
-        self.stop("exit", f"the guest ended with status {status}", status=status & 0xFF)
-        self._leave()
-
-    def request_reset(self, why: str) -> None:
-        """The guest asked for a reset."""
-        if self.config.no_reboot:
-            self.stop("reset", f"the guest reset ({why})")
-        else:
-            self.reset()
-        self._leave()
-
-    def hv_crash(self, parameters: tuple[int, ...], control: int) -> None:
-        """The guest wrote HV_X64_MSR_CRASH_CTL."""
-        details: dict[str, object] = {"parameters": parameters, "control": control}
-        self.stop("hv-crash", "the guest reported a crash", details)
-        self._leave()
-
-    def internal_error(self, error: BaseException) -> None:
-        """Something of ours failed; the machine stops, the process lives on."""
-        if isinstance(error, PyhvError):  # a sentence for people, from a reset or from KVM
-            self.stop("error", str(error))
-            return
-        import traceback
-
-        text = "".join(traceback.format_exception(error))
-        self.stop("error", f"internal error: {error!r}", {"traceback": text})
+    # resets
 
     def _reset(self, board: Board | None) -> None:
         if board is not self.board or board is None or self._stopping is not None:
@@ -227,6 +153,7 @@ class Machine:
             return
         self.board = Board(self)
         self.board.start()
+        self.control.notify("RESET")
 
     def _bury(self) -> None:
         """Close the board, whose vCPUs have been halted."""
@@ -249,6 +176,34 @@ class Machine:
             self.events.end()
 
     # for callers
+
+    @property
+    def started(self) -> bool:
+        """Whether :meth:`start` was called."""
+        return self._thread is not None
+
+    @property
+    def ended(self) -> Stop | None:
+        """Why it stops or has stopped, known before :meth:`wait` returns; None while it runs."""
+        return self._stopping
+
+    @property
+    def paused(self) -> bool:
+        """Whether :meth:`pause` was called, and not :meth:`resume`."""
+        return self.control.paused
+
+    def pause(self, timeout: float = PATIENCE_S) -> None:
+        """Stop every vCPU and the partition's time; returns when they stand, see control.py.
+
+        Before :meth:`start`: the machine will stand before its first instruction.
+
+        :raises ConfigError: it has stopped. HostError: a vCPU did not come out in *timeout* s.
+        """
+        self.control.pause(timeout)
+
+    def resume(self, timeout: float = PATIENCE_S) -> None:
+        """Go on after :meth:`pause`. :raises ConfigError: it has stopped."""
+        self.control.resume(timeout)
 
     def start(self) -> None:
         """Run the machine; returns at once."""
@@ -287,6 +242,7 @@ class Machine:
             except Exception as error:
                 self.internal_error(error)
             self.result = self._stopping
+            self.control.notify("SHUTDOWN")
             self._done.set()
             self.console.finish()
 
@@ -320,7 +276,7 @@ class Machine:
     def reset(self) -> None:
         """Press the reset button."""
         board = self.board
-        self._call(lambda: self._reset(board))
+        self.call(lambda: self._reset(board))
 
     def kill(self, kind: str = "quit", text: str = "stopped from outside") -> None:
         """Stop at once, without the guest's help; :meth:`wait` then returns."""

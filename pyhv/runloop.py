@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 EXITS_KEPT = 24
 SWITCH_INTERVAL_S = 1e-4
 KICK_SIGNAL = signal.SIGRTMIN + 5
+_KICKS = (KICK_SIGNAL,)
 
 
 _libc_signal = ctypes.CDLL(None).signal
@@ -73,6 +74,8 @@ class VcpuThread:
         self.exits: dict[int, Callable[[], None]] = {}
         self.requests: deque[Callable[[], None]] = deque()
         self.history: deque[int | tuple[int, ...]] = deque(maxlen=EXITS_KEPT)
+        self.hold = False  # stand outside the guest; set it, then kick
+        self.parked = threading.Event()  # it stands there, or has ended
         self._failed = failed
         self._kick_lock = threading.Lock()  # between a kick and the thread's end
         self._ended = False
@@ -105,6 +108,8 @@ class VcpuThread:
     def _main(self) -> None:
         try:
             while True:
+                if self.hold:
+                    self._park()
                 try:
                     self._run()
                 except InterruptedError:
@@ -119,6 +124,22 @@ class VcpuThread:
         finally:
             with self._kick_lock:
                 self._ended = True
+            self.parked.set()
+
+    def _park(self) -> None:
+        """Serve requests, outside the guest, until ``hold`` is off and a kick came."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _KICKS)  # a kick waits for sigwait: none is lost
+        self.parked.set()
+        try:
+            while True:
+                self.serve_requests()
+                if not self.hold:
+                    return
+                if not self.requests:
+                    signal.sigwait(_KICKS)
+        finally:
+            self.parked.clear()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _KICKS)
 
     def release(self) -> None:
         """Let go of kvm_run and of all that the tables refer to; the thread must have ended."""
@@ -134,6 +155,8 @@ class VcpuThread:
         requests = self.requests
         while requests:
             requests.popleft()()
+        if self.hold:  # served inside an exit: KVM_RUN shall not go on after it
+            self.vcpu.m8[uapi.RUN_IMMEDIATE_EXIT] = 1
 
     def _run(self) -> None:
         """Run the guest until a kick (InterruptedError) or an end."""

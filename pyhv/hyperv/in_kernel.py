@@ -27,6 +27,7 @@ from .tlfs import (
     HV_X64_MSR_CRASH_P0,
     HV_X64_MSR_SCONTROL,
     HV_X64_MSR_SVERSION,
+    HV_X64_MSR_TIME_REF_COUNT,
 )
 
 TYPE_CHECKING = False
@@ -293,6 +294,18 @@ class InKernel:
     def reference_ticks(self) -> int:
         """Return the partition reference time, 100 ns."""
         return self.vm.clock()[0] // 100
+
+    def freeze(self) -> None:
+        """Let the partition's time stand; every vCPU is outside the guest."""
+        # With a valid TSC page KVM computes the counter from it, which may be ahead of kvmclock.
+        ticks = self.vcpus[0].get_msr(HV_X64_MSR_TIME_REF_COUNT) or 0
+        self.vm.freeze_clock(ticks * 100 + 99)
+
+    def thaw(self) -> None:
+        """Let it go on; KVM does the TSC page and the timers."""
+        for vcpu in self.vcpus:
+            vcpu.clock_stopped()
+        self.vm.thaw_clock()
 
     def stop(self) -> None:
         """Nothing waits inside this driver."""

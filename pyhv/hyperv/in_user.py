@@ -77,6 +77,7 @@ class InUser:
         self._tsc_offset, self._offset_asked_ns = vcpus[0].tsc_offset(), 0
         self._skew_ns = self._skew_checked_ns = 0  # measured when the first timer is armed
         self._stopping = False
+        self._held: set[tuple[int, int]] | None = None  # timers to look at after a pause
         self._auto_eois: set[tuple[int, int]] = set()  # (VP, vector) that wait for their moment
         if features.enabled:
             vm.filter_msrs(FIRST_MSR, MSR_COUNT)
@@ -199,7 +200,16 @@ class InUser:
             self._measure_skew()
             due_ns = due_ticks * 100 + self._skew_ns
         due_ns = min(due_ns, now_ns + (1 << 61))
-        self._timers.arm(key, due_ns, self.partition.vps[vp_index].stimers[index].expire)
+        expire = self.partition.vps[vp_index].stimers[index].expire
+
+        def due() -> None:
+            held = self._held
+            if held is None:
+                expire()
+            else:  # time stands still: it is not due, and is looked at when time goes on
+                held.add(key)
+
+        self._timers.arm(key, due_ns, due)
 
     def _measure_skew(self) -> None:
         """Compare CLOCK_MONOTONIC with the reference time; a timer may be late, not early.
@@ -299,6 +309,22 @@ class InUser:
     def reference_ticks(self) -> int:
         """Return the partition reference time, 100 ns."""
         return self.partition.clock.ticks()
+
+    def freeze(self) -> None:
+        """Let the partition's time stand; every vCPU is outside the guest."""
+        self._held = set()
+        self.vm.freeze_clock(self.partition.clock.ticks() * 100 + 99)
+
+    def thaw(self) -> None:
+        """Let it go on: first the clock, then the TSC page, then timers."""
+        for vcpu in self.vcpus:
+            vcpu.clock_stopped()
+        self.vm.thaw_clock()
+        self.partition.refresh()
+        self._measure_skew()
+        held, self._held = self._held, None
+        for vp_index, index in held or ():
+            self.partition.vps[vp_index].stimers[index].expire()
 
     def stop(self) -> None:
         """Let no vCPU wait for another any more."""

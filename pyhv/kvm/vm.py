@@ -40,7 +40,7 @@ class Vm:
         self._routes: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._next_gsi = IOAPIC_PINS
         self._irq = uapi.IrqLevel()
-        self._clock = uapi.ClockData()
+        self._frozen: tuple[int, int, int] | None = None
         try:
             for slot, region in enumerate(memory.regions):
                 self.set_memory(slot, region.gpa, region.size, memory.address + region.offset)
@@ -137,7 +137,12 @@ class Vm:
         return True
 
     def clock(self) -> tuple[int, int, int]:
-        """Return (kvmclock ns, flags KVM_CLOCK_*, host TSC) of one instant."""
+        """Return (kvmclock ns, flags KVM_CLOCK_*, host TSC) of one instant.
+
+        While the clock is frozen, always those of the instant it was.
+        """
+        if self._frozen is not None:
+            return self._frozen
         data = uapi.ClockData()
         requests.GET_CLOCK(self.fd, data)
         return data.clock, data.flags, data.host_tsc
@@ -157,6 +162,24 @@ class Vm:
             requests.SET_CLOCK(self.fd, uapi.ClockData(ns), f"{ns} ns")
             if abs(self.clock_zero_ns() - zero_ns) < NEAR_NS:
                 return
+
+    def freeze_clock(self, at_least_ns: int = 0) -> None:
+        """Let time stand still for who asks :meth:`clock`; every vCPU is outside the guest.
+
+        :param at_least_ns: what a guest has seen already; the frozen clock is not before it.
+        """
+        clock, flags, host_tsc = self.clock()
+        self._frozen = max(clock, at_least_ns), flags, host_tsc
+
+    def thaw_clock(self) -> None:
+        """Let kvmclock go on from where it was frozen; before a vCPU enters the guest again.
+
+        Each vCPU then renews KVM's own reference TSC page, with the next sequence, on its way in
+        (linux since 5.18: kvm_guest_time_update).
+        """
+        if self._frozen is not None:
+            clock, self._frozen = self._frozen[0], None
+            requests.SET_CLOCK(self.fd, uapi.ClockData(clock), f"{clock} ns")
 
     def close(self) -> None:
         """Close the VM; its vCPUs must be closed first."""
