@@ -33,7 +33,7 @@ class Control:
     """
 
     def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+        self._machine: Machine | None = machine
         self.paused = False
         self.listeners: list[Callable[[str, dict[str, Any]], None]] = []
         self._stood_ns = 0  # how long the machine was paused
@@ -43,6 +43,11 @@ class Control:
         """Return CLOCK_MONOTONIC less the time that the machine was paused."""
         since = self._since_ns
         return (time.monotonic_ns() if since is None else since) - self._stood_ns
+
+    def close(self) -> None:
+        """Let go of the machine, which refers to this: no collector shall be needed."""
+        self._machine = None
+        self.listeners.clear()
 
     def notify(self, event: str, **data: Any) -> None:
         """Tell the listeners."""
@@ -67,11 +72,11 @@ class Control:
 
     def _on_loop(self, function: Callable[[], None], timeout: float) -> None:
         machine = self._machine
+        if machine is None or machine.events is None:
+            raise ConfigError("pause: this machine is closed")
         board, here = machine.board, threading.current_thread()
         if machine.ended:
             raise ConfigError(f"pause: the machine has stopped: {machine.ended.text}")
-        if machine.events is None:
-            raise ConfigError("pause: this machine is closed")
         if here is machine.events.thread or not machine.started:
             function()
             return

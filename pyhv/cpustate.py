@@ -76,14 +76,43 @@ _REGISTERS = {"e" + name[1:]: name for name in GENERAL[:8]} | {"eip": "rip", "ef
 _FIELDS = {"base": "base", "sel": "selector"}
 
 
+def _ask(vcpu: Vcpu) -> None:
+    """Fill ``regs`` and ``sregs`` from KVM itself: before a first exit their copies are empty."""
+    requests.GET_REGS(vcpu.fd, vcpu.regs)
+    requests.GET_SREGS(vcpu.fd, vcpu.sregs)
+
+
 def snapshot(vcpu: Vcpu) -> dict[str, int]:
     """Return the registers a report shows; outside KVM_RUN."""
-    vcpu.fetch(uapi.KVM_SYNC_X86_REGS | uapi.KVM_SYNC_X86_SREGS)
+    _ask(vcpu)
     regs, sregs = vcpu.regs, vcpu.sregs
     values = {name: getattr(regs, name) for name in (*GENERAL, "rip", "rflags")}
     for name in (*SEGMENTS, "tr"):
         values[name] = getattr(sregs, name).selector
         values[name + ".base"] = getattr(sregs, name).base
     values |= {name: getattr(sregs, name) for name in ("cr0", "cr2", "cr3", "cr4", "efer")}
-    values["gdt.base"], values["idt.base"] = sregs.gdt.base, sregs.idt.base
+    for name in ("gdt", "idt"):
+        values[name + ".base"] = getattr(sregs, name).base
+        values[name + ".limit"] = getattr(sregs, name).limit
     return values
+
+
+def change(vcpu: Vcpu, values: dict[str, int]) -> None:
+    """Give a vCPU new values for registers that :func:`snapshot` names; on its own thread.
+
+    :raises KvmError: KVM refuses them (a control register with reserved bits).
+    """
+    _ask(vcpu)
+    mask = 0
+    for name, value in values.items():
+        if name in GENERAL or name in ("rip", "rflags"):
+            setattr(vcpu.regs, name, value & 0xFFFFFFFFFFFFFFFF)
+            mask |= uapi.KVM_SYNC_X86_REGS
+            continue
+        first, _, field = name.partition(".")
+        if first in (*SEGMENTS, "tr", "gdt", "idt"):
+            setattr(getattr(vcpu.sregs, first), field or "selector", value)
+        else:
+            setattr(vcpu.sregs, name, value)
+        mask |= uapi.KVM_SYNC_X86_SREGS
+    vcpu.store(mask)

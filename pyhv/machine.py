@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .console import Console
     from .devices.cmos import Cmos
     from .stop import Stop
+    from .vcpuview import VcpuView
 
 RTC_IRQ = 8
 
@@ -192,6 +193,13 @@ class Machine(Endings):
         """Whether :meth:`pause` was called, and not :meth:`resume`."""
         return self.control.paused
 
+    @property
+    def vcpus(self) -> tuple[VcpuView, ...]:
+        """Its vCPUs: registers, MSRs, page tables; see vcpuview.py."""
+        from .vcpuview import VcpuView
+
+        return tuple(VcpuView(self, index) for index in range(self.config.smp.cpus))
+
     def pause(self, timeout: float = PATIENCE_S) -> None:
         """Stop every vCPU and the partition's time; returns when they stand, see control.py.
 
@@ -315,6 +323,7 @@ class Machine(Endings):
                 if events is not None:
                     events.close()
                 self.bios = self.cmos = None
+                self.control.close()
                 if self.memory is not None:
                     self.memory.close()
                 self.kvm.close()

@@ -132,6 +132,23 @@ class GuestMemory:
         """One aligned 64-bit store; *gpa* is a multiple of 8."""
         self.u64[self.offset(gpa, 8) >> 3] = value
 
+    def __getitem__(self, at: int | slice) -> int | bytes:
+        """``memory[gpa]`` is a byte, ``memory[first:end]`` a copy of some; BadGpa beyond RAM."""
+        if isinstance(at, slice):
+            first, end = at.start or 0, self.size if at.stop is None else at.stop
+            return self.read(first, max(0, end - first))
+        return self.bytes[self.offset(at, 1)]
+
+    def __setitem__(self, at: int | slice, value: int | bytes) -> None:
+        """``memory[gpa] = byte``, ``memory[gpa:] = data``; a given end must fit the data."""
+        if isinstance(at, slice):
+            first = at.start or 0
+            if at.stop is not None and at.stop - first != len(value):
+                raise ValueError(f"{len(value)} bytes for {at.stop - first}")
+            self.write(first, value)
+        else:
+            self.bytes[self.offset(at, 1)] = value
+
     def atomic_or(self, gpa: int, mask: int) -> None:
         """Set the bits of *mask* (0..255) in the byte at *gpa*, atomically against the guest.
 

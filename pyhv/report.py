@@ -124,8 +124,12 @@ def _registers(details: Details) -> list[str]:
     values = details.get("registers")
     if not values:
         return []
-    lines = [f"registers of vcpu {details.get('vcpu', 0)}:"]
-    lines.append("  " + _named(values, ("rip", "rflags"), 16))
+    return [f"registers of vcpu {details.get('vcpu', 0)}:", *register_lines(values)]
+
+
+def register_lines(values: dict[str, int]) -> list[str]:
+    """Return the registers that *values* has, indented lines."""
+    lines = ["  " + _named(values, ("rip", "rflags"), 16)]
     rows = GENERAL if any(values.get(name) for row in GENERAL[2:] for name in row) else GENERAL[:2]
     lines += ["  " + _named(values, row, 16) for row in rows]
     lines.append("  " + _named(values, CONTROL, 0))

@@ -240,3 +240,38 @@ def test_timers_stand(driver: str) -> None:
         assert vm.memory.read_u64(RESULTS) == ticks
         vm.resume()
         until(ticks + 20)
+
+
+MARKS = """
+        mov $0x1122334455667788, %rbx
+        mov $0x99, %r15
+1:      cmp $0x77, %r15
+        jne 1b
+        exit 9
+"""
+
+
+def test_registers_of_a_paused_machine() -> None:
+    """Read and changed by name; a change is what the guest goes on with."""
+    with Machine(kernel=guestcode.kernel(MARKS), cpu="host", memory="16M", smp=2) as vm:
+        vm.start()
+        deadline = time.monotonic() + SECONDS
+        while vm.vcpus[0].registers.r15 != 0x99:
+            assert time.monotonic() < deadline
+        vm.pause()
+        registers = vm.vcpus[0].registers
+        assert registers["rbx"] == 0x1122334455667788
+        assert guestcode.KERNEL <= registers.rip < guestcode.KERNEL + 0x10000
+        assert vm.vcpus[1].state == "uninitialized"
+        found = vm.vcpus[0].walk(registers.rip)
+        assert found.gpa == registers.rip
+        code = vm.vcpus[0].read(registers.rip, 16)
+        assert code == vm.memory[registers.rip : registers.rip + 16]
+        with pytest.raises(KeyError, match="no such register"):
+            registers["rix"] = 1
+        registers.r15 = 0x77
+        assert vm.vcpus[0].registers.r15 == 0x77
+        vm.resume()
+        assert vm.wait(SECONDS).status == 19
+    with pytest.raises(ConfigError, match="the machine has stopped"):
+        _ = vm.vcpus[0].registers

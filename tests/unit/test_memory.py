@@ -109,3 +109,18 @@ def test_close_with_a_view_still_held() -> None:
     view = memory.view(0, 16)
     memory.close()
     assert len(view) == 16
+
+
+def test_by_index(memory: GuestMemory) -> None:
+    """memory[...] as a caller writes it: a byte, a slice, and nothing beyond RAM."""
+    memory[0x1000:] = b"hello"
+    assert memory[0x1000:0x1005] == b"hello"
+    assert memory[0x1001] == ord("e")
+    memory[0x1001] = ord("a")
+    memory[0x1004:0x1005] = b"O"
+    assert memory[0x1000:0x1006] == b"hallO\0"
+    with pytest.raises(ValueError, match="2 bytes for 1"):
+        memory[0:1] = b"xx"
+    for at in (memory.size, -1):
+        with pytest.raises(BadGpa):
+            memory[at]
