@@ -18,7 +18,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from pyhv.kvm import requests, uapi
 from pyhv.kvm.ioctl import Ioctl
 
-RUN_OFFSETS = ("exit_reason", "immediate_exit", "io", "msr.index", "msr.data", "mmio.data",
+RUN_OFFSETS = ("exit_reason", "immediate_exit", "io", "debug.arch.exception", "debug.arch.pc",
+               "debug.arch.dr6", "msr.index", "msr.data", "mmio.data",
                "kvm_valid_regs", "kvm_dirty_regs", "s")  # fmt: skip
 NOT_IN_HEADER = {"KVM_PIO_PAGE_OFFSET", "MSR_KVM_PV_EOI_EN", "KVM_EXIT_IO_OUT"}
 
@@ -70,7 +71,7 @@ C_NAMES = {
         "nmi_injected": "nmi.injected", "nmi_pending": "nmi.pending", "nmi_masked": "nmi.masked",
         "nmi_pad": "nmi.pad", "triple_fault_pending": "triple_fault.pending",
     }.items()
-}  # fmt: skip
+} | {("kvm_guest_debug", "debugreg"): "arch.debugreg"}  # fmt: skip
 
 
 def c_name(struct: str, field: str) -> str:

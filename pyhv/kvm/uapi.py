@@ -52,6 +52,7 @@ KVM_CAP_IRQFD = 32
 KVM_CAP_IOEVENTFD = 36
 KVM_CAP_ADJUST_CLOCK = 39
 KVM_CAP_HYPERV = 44
+KVM_CAP_SET_GUEST_DEBUG = 23
 KVM_CAP_TSC_CONTROL = 60
 KVM_CAP_MAX_VCPUS = 66
 KVM_CAP_SYNC_REGS = 74
@@ -99,6 +100,13 @@ KVM_VCPU_TSC_CTRL = 0
 KVM_VCPU_TSC_OFFSET = 0
 KVM_MP_STATE_RUNNABLE = 0
 KVM_MP_STATE_HALTED = 3
+KVM_GUESTDBG_ENABLE = 1 << 0
+KVM_GUESTDBG_SINGLESTEP = 1 << 1
+KVM_GUESTDBG_USE_SW_BP = 1 << 16
+KVM_GUESTDBG_USE_HW_BP = 1 << 17
+KVM_GUESTDBG_INJECT_DB = 1 << 18
+KVM_GUESTDBG_INJECT_BP = 1 << 19
+KVM_GUESTDBG_BLOCKIRQ = 1 << 20
 KVM_COALESCED_MMIO_PAGE_OFFSET = 2
 KVM_PIO_PAGE_OFFSET = 1
 
@@ -193,6 +201,9 @@ CpuidEntry2 = _struct(
     ("edx", u32), ("padding", u32 * 3),
 )  # fmt: skip
 MsrEntry = _struct("kvm_msr_entry", 16, ("index", u32), ("reserved", u32), ("data", u64))
+GuestDebug = _struct(
+    "kvm_guest_debug", 72, ("control", u32), ("pad", u32), ("debugreg", u64 * 8)
+)
 MpState = _struct("kvm_mp_state", 4, ("mp_state", u32))
 
 #: Offsets into kvm_run, in bytes; the run loop reads them through memoryview casts.

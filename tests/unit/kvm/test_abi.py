@@ -23,6 +23,9 @@ RUN = {
     "exit_reason": uapi.RUN_EXIT_REASON,
     "immediate_exit": uapi.RUN_IMMEDIATE_EXIT,
     "io": uapi.RUN_UNION,
+    "debug.arch.exception": 32,  # gdb: m32[8]
+    "debug.arch.pc": 40,  # m64[5]
+    "debug.arch.dr6": 48,  # m64[6]
     "msr.index": 44,  # runloop: m32[11]
     "msr.data": 48,  # runloop: m64[6]
     "mmio.data": 40,  # runloop: m64[5]
