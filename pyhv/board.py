@@ -76,6 +76,8 @@ class Board:
                 thread.exits.update(self._common_exits(thread))
             self.driver.attach(self.threads)
             self._load()
+            for instrument in machine.instruments:
+                instrument(self)
         except BaseException:
             self.close()
             raise

@@ -78,6 +78,11 @@ class Bus:
             for i in range(size):
                 self.port_out((port + i) & 0xFFFF, 1, value >> 8 * i & 0xFF)
 
+    def owner(self, port: int) -> PioDevice | None:
+        """Return the device that has *port*."""
+        found = self._ports.get(port)
+        return found[0] if found is not None else None
+
     def claimed(self, port: int, size: int) -> bool:
         """Tell whether any byte of the access has an owner."""
         return any((port + i) & 0xFFFF in self._ports for i in range(size))

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from .config import MachineConfig
     from .console import Console
     from .machine import Machine
+    from .options import Parsed
 
+#: options for which watching.py is imported
+WATCHING = ("trace", "trace-file", "top")
 HELP = """\
 pyhv runs a virtual machine on KVM and gives its guest the Hyper-V interface.
 
@@ -141,7 +144,7 @@ def run_command(arguments: list[str]) -> int:
     output = _serial_output(kind, path)
     console = Console(output)
     try:
-        return _run(config, console, kind, "debug" in parsed)
+        return _run(config, console, kind, parsed)
     finally:
         console.close()
         if console.dropped:
@@ -166,18 +169,22 @@ def _serial_output(kind: str, path: str) -> int | None:
         raise HostError(f"-serial file:{path}: {error.strerror}") from error
 
 
-def _run(config: MachineConfig, console: Console, serial: str, full: bool) -> int:
+def _run(config: MachineConfig, console: Console, serial: str, parsed: Parsed) -> int:
     from .progress import Progress
 
     with Progress(f"loading {config.kernel or config.drives[0].path}"):
         machine = make_machine(config, console)
-    abandoned = False
+    abandoned, unwatch = False, None
     try:
         for warning in machine.warnings:
             say(f"warning: {warning}")
         for note in machine.notes:
             say(note)
         say(_announcement(machine, config))
+        if any(key in parsed for key in WATCHING):
+            from .watching import attach
+
+            unwatch = attach(machine, parsed, say)
         machine.start()
         gc.freeze()  # a collection would hold up every vCPU for the 2 ms it walks the modules
         from .report import report
@@ -189,10 +196,12 @@ def _run(config: MachineConfig, console: Console, serial: str, full: bool) -> in
     finally:
         if not abandoned:
             machine.close()
+        if unwatch is not None:
+            unwatch()
     console.close()  # the guest's last words come before ours
     if serial == "stdio" and console.data()[-1:] not in (b"", b"\n", b"\r"):
         say_end_of_line()
-    say(report(stop, console.last_lines() if serial != "stdio" else (), full))
+    say(report(stop, console.last_lines() if serial != "stdio" else (), "debug" in parsed))
     if abandoned:
         os._exit(
             stop.status

@@ -22,11 +22,14 @@ from .memory import GuestMemory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .boot.entry import EntryState
     from .config import MachineConfig
     from .console import Console
     from .devices.cmos import Cmos
     from .stop import Stop
+    from .trace.event import Event
     from .vcpuview import VcpuView
 
 RTC_IRQ = 8
@@ -69,6 +72,7 @@ class Machine(Endings):
         self.board: Board | None = None
         self.result: Stop | None = None
         self.control = Control(self)
+        self.instruments: list[Callable[[Board], None]] = []
         self._stop_lock = threading.RLock()  # a signal handler may call kill() inside kill()
         self._board_lock = threading.Lock()  # a board is not buried while input goes into it
         self._close_lock = threading.Lock()
@@ -199,6 +203,30 @@ class Machine(Endings):
         from .vcpuview import VcpuView
 
         return tuple(VcpuView(self, index) for index in range(self.config.smp.cpus))
+
+    def add_instrument(self, install: Callable[[Board], None]) -> None:
+        """Have ``install(board)`` called with every board, this one too, before its vCPUs run.
+
+        It may wrap what is in the vCPUs' tables; see trace/tracer.py.
+
+        :raises ConfigError: the machine was started.
+        """
+        if self.started or self.board is None:
+            raise ConfigError("a machine can be traced only from its start on: do it before")
+        self.instruments.append(install)
+        install(self.board)
+
+    def trace(self, wanted: str, function: Callable[[Event], None]) -> None:
+        """Call ``function(event)`` for what the guest does; before :meth:`start`.
+
+        :param wanted: categories such as "exits" or "msr,hypercall"; see trace/event.py.
+        :param function: called after each was served, on the thread it happened on: a vCPU's for
+            exits. What it raises ends the machine. It may call :meth:`pause`.
+        """
+        from .trace.event import categories
+        from .trace.tracer import Tracer
+
+        self.add_instrument(Tracer(categories(wanted), function).install)
 
     def pause(self, timeout: float = PATIENCE_S) -> None:
         """Stop every vCPU and the partition's time; returns when they stand, see control.py.

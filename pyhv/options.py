@@ -87,6 +87,14 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("-no-reboot", "", "end when the guest resets, instead of booting again"),
         Option("--time-limit", "SECONDS", "stop the guest after this time"),
     ),
+    "Watching": (
+        Option("--trace", "CATEGORY,...", "show what the guest does: exits, msr, hypercall, synic, "
+               "stimer, vmbus, pio, mmio, all"),
+        Option("--trace-format", "text|jsonl|chrome", "default text; chrome is for Perfetto, too",
+               choices=("text", "jsonl", "chrome")),
+        Option("--trace-file", "FILE", "where the trace goes; default: standard error"),
+        Option("--top", "", "what exits most, every second on standard error"),
+    ),
     "Other": (
         Option("--debug", "", "a traceback with every error, registers with every ending"),
         Option("-h --help", "", "this text"),

@@ -24,6 +24,8 @@ from .tlfs import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..memory import GuestMemory
     from .driver import MessageHandler
 
@@ -45,6 +47,11 @@ class Connections:
     def connect_messages(self, connection_id: int, handler: MessageHandler) -> None:
         """Route HvCallPostMessage for *connection_id* (24 bits) to *handler*."""
         self._handlers[connection_id & HV_CONNECTION_ID_MASK] = handler
+
+    def wrap_messages(self, wrap: Callable[[MessageHandler], MessageHandler]) -> None:
+        """Put ``wrap(handler)`` in the place of each handler there is; for the tracer."""
+        for connection_id, handler in self._handlers.items():
+            self._handlers[connection_id] = wrap(handler)
 
     def disconnect_messages(self, connection_id: int) -> None:
         """Undo :meth:`connect_messages`; unknown ids are ignored."""

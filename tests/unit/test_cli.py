@@ -46,7 +46,8 @@ EFFECTS = {
     "no-reboot": ("", {"no_reboot": True}),
     "time-limit": ("2.5", {"time_limit": 2.5}),
 }
-ELSEWHERE = {"serial", "debug", "h", "version"}  # not part of the configuration; tested below
+#: not part of the configuration; tested below and in test_trace.py
+ELSEWHERE = {"serial", "debug", "h", "version", "trace", "trace-format", "trace-file", "top"}
 NEEDS = {"initrd": "-kernel k ", "append": "-kernel k "}
 SPELLINGS = {name: option for option in options.OPTIONS for name in option.names}
 

@@ -12,7 +12,7 @@ PACKAGE = pathlib.Path(__file__).parents[2] / "pyhv"
 
 #: prefix of the module's name below pyhv -> row; the longest prefix counts
 ROWS = {
-    "errors": 0, "abi": 0, "record": 0, "registers": 0, "trace": 0, "stop": 1,
+    "errors": 0, "abi": 0, "record": 0, "registers": 0, "stop": 1,
     "kvm": 1, "memory": 1, "bus": 1, "disk": 1, "config": 1, "cpu_options": 1, "cpu_features": 1,
     "cpu_models": 1, "pagewalk": 1, "cpu_topology": 1, "timerthread": 1,
     "hyperv.tlfs": 1, "hyperv.features": 1, "hyperv.flags": 1,
@@ -22,12 +22,12 @@ ROWS = {
     "vmbus": 3,
     "hyperv.in_kernel": 4, "hyperv.in_user": 4, "hyperv.in_user_apic": 4,
     "machine": 5, "control": 5, "endings": 5, "loading": 5, "runloop": 5, "events": 5, "board": 5,
-    "cpustate": 5, "vcpuview": 5,
+    "cpustate": 5, "vcpuview": 5, "trace": 5,
     "serialring": 5,
     "guestcpu": 5, "guestcpuid": 5, "console": 5, "outlet": 5, "firmware_files": 5,
     "": 6, "cli": 6, "__main__": 6, "options": 6, "terminal": 6, "progress": 6, "report": 6,
     "crashes": 6, "listings": 6,
-    "running": 6,
+    "running": 6, "watching": 6,
 }  # fmt: skip
 #: may be used by everybody: protocols without behaviour
 FREE = {"hyperv.driver"}

@@ -1,0 +1,365 @@
+"""Puts itself between a board's tables and what they call, before the vCPUs start.
+
+Nothing else in pyhv knows of tracing: a machine that is not traced has the plain tables, and not
+one instruction more on its exit path.
+"""
+
+from __future__ import annotations
+
+import time
+
+from ..bus import CACHE_LIMIT, DATA, OUT, io_word
+from ..errors import GuestFault
+from ..hyperv import tlfs
+from ..kvm import uapi
+from . import names
+from .event import Event
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..board import Board
+    from ..runloop import VcpuThread
+
+    Emit = Callable[[Event], None]
+
+GP = "#GP"
+HYPERCALL_PORT = 0xE8  # in_user: the OUT in the hypercall page
+BIOS_PORT = 0xEC
+#: 64-bit items of kvm_run's registers
+RAX, RCX, RDX, R8 = (
+    (uapi.RUN_SYNC_REGS + getattr(uapi.Regs, name).offset) >> 3
+    for name in ("rax", "rcx", "rdx", "r8")
+)
+now = time.monotonic_ns
+
+
+class Tracer:
+    """Sends the events of *wanted* categories to *emit*, from whatever thread they happen on.
+
+    :attr:`install` is for ``Machine.instruments``: called with every new board.
+    """
+
+    def __init__(self, wanted: frozenset[str], emit: Emit) -> None:
+        self.wanted, self.emit = wanted, emit
+
+    def install(self, board: Board) -> None:
+        """Wrap the tables of *board*; before its vCPUs start."""
+        wanted = self.wanted
+        for thread in board.threads:
+            if "msr" in wanted:
+                self._msrs(thread)
+            if wanted & {"pio", "hypercall"}:
+                thread.pio = TracedPorts(self, board, thread)
+            if "mmio" in wanted:
+                self._mmio(thread)
+            if wanted & {"exits", "hypercall"}:
+                self._exits(thread)
+        if wanted & {"synic", "vmbus"}:
+            self._synic(board)
+        if "vmbus" in wanted:
+            connections = getattr(board.driver, "connections", None)
+            if connections is None:
+                connections = board.driver.partition.connections
+            connections.wrap_messages(self._from_guest)
+        if "stimer" in wanted and hasattr(board.driver, "partition"):
+            self._stimers(board)
+
+    # exits
+
+    def _msrs(self, thread: VcpuThread) -> None:
+        emit, vcpu = self.emit, thread.index
+
+        def read(number: int, function: Callable[[], int]) -> Callable[[], int]:
+            name = names.msr_name(number)
+
+            def traced() -> int:
+                begin = now()
+                try:
+                    value = function()
+                except GuestFault:
+                    emit(Event(begin, vcpu, "msr", "rdmsr", {"msr": name}, GP, now() - begin))
+                    raise
+                fields: dict[str, object] = {"msr": name}
+                decoded = names.msr_fields(number, value)
+                if decoded:
+                    fields["decoded"] = decoded
+                emit(Event(begin, vcpu, "msr", "rdmsr", fields, value, now() - begin))
+                return value
+
+            return traced
+
+        def write(number: int, function: Callable[[int], None]) -> Callable[[int], None]:
+            name = names.msr_name(number)
+
+            def traced(value: int) -> None:
+                begin, result = now(), None
+                fields: dict[str, object] = {"msr": name, "value": value}
+                decoded = names.msr_fields(number, value)
+                if decoded:
+                    fields["decoded"] = decoded
+                try:
+                    function(value)
+                except GuestFault:
+                    result = GP
+                    raise
+                finally:
+                    emit(Event(begin, vcpu, "msr", "wrmsr", fields, result, now() - begin))
+
+            return traced
+
+        def refused(name: str) -> Callable[[int], None]:
+            def tell(number: int) -> None:
+                fields: dict[str, object] = {"msr": names.msr_name(number)}
+                if name == "wrmsr":
+                    fields["value"] = thread.vcpu.m64[6]
+                emit(Event(now(), vcpu, "msr", name, fields, GP))
+
+            return tell
+
+        reads = {number: read(number, f) for number, f in thread.rdmsr.items()}
+        writes = {number: write(number, f) for number, f in thread.wrmsr.items()}
+        thread.rdmsr = TracedMsrs(reads, refused("rdmsr"))
+        thread.wrmsr = TracedMsrs(writes, refused("wrmsr"))
+
+    def _mmio(self, thread: VcpuThread) -> None:
+        emit, vcpu, plain = self.emit, thread.index, thread._mmio
+        m8, m32, m64 = thread.vcpu.m8, thread.vcpu.m32, thread.vcpu.m64
+
+        def traced() -> None:
+            gpa, size, write, begin = m64[4], m32[12], m8[52], now()
+            fields: dict[str, object] = {"gpa": gpa, "size": size}
+            if write:
+                fields["value"] = m64[5] & (1 << size * 8) - 1
+            plain()
+            end = now()
+            result = None if write else m64[5] & (1 << size * 8) - 1
+            name = "mmio_write" if write else "mmio_read"
+            emit(Event(begin, vcpu, "mmio", name, fields, result, end - begin))
+
+        thread._mmio = traced  # type: ignore[method-assign]
+
+    def _exits(self, thread: VcpuThread) -> None:
+        everything = "exits" in self.wanted
+        for reason, function in list(thread.exits.items()):
+            if reason == uapi.KVM_EXIT_HYPERV:
+                thread.exits[reason] = self._hyperv(thread, function)
+            elif everything:
+                thread.exits[reason] = self._exit(thread, reason, function)
+
+    def _exit(self, thread: VcpuThread, reason: int, function: Callable) -> Callable[[], None]:
+        emit, vcpu = self.emit, thread.index
+        name = f"KVM_EXIT_{uapi.EXIT_NAMES.get(reason, reason)}"
+
+        def traced() -> None:
+            begin = now()
+            try:
+                function()
+            finally:
+                emit(Event(begin, vcpu, "exits", name, {}, None, now() - begin))
+
+        return traced
+
+    def _hyperv(self, thread: VcpuThread, function: Callable) -> Callable[[], None]:
+        emit, vcpu, wanted = self.emit, thread.index, self.wanted
+        m32, m64 = thread.vcpu.m32, thread.vcpu.m64
+
+        def traced() -> None:
+            kind, begin = m32[8], now()
+            if kind == uapi.KVM_EXIT_HYPERV_HCALL:
+                name, fields = names.hypercall(m64[5])
+                fields |= {"in1": m64[7], "in2": m64[8]}
+                function()
+                result = names.status(m64[6])
+                emit(Event(begin, vcpu, "hypercall", name, fields, result, now() - begin))
+                return
+            pages = {"scontrol": m64[6], "siefp": m64[7], "simp": m64[8]}
+            function()
+            if "exits" in wanted:
+                synic = kind == uapi.KVM_EXIT_HYPERV_SYNIC
+                name = "KVM_EXIT_HYPERV_SYNIC" if synic else "KVM_EXIT_HYPERV_SYNDBG"
+                fields = pages if synic else {}
+                emit(Event(begin, vcpu, "exits", name, fields, None, now() - begin))
+
+        return traced
+
+    # what pyhv does by itself
+
+    def _synic(self, board: Board) -> None:
+        """Wrap the driver's SynicPort; VMBus and in_user's core call it by name."""
+        emit, wanted, driver = self.emit, self.wanted, board.driver
+        post, raise_sint, signaller = (
+            driver.post_message, driver.raise_sint, driver.event_signaller
+        )  # fmt: skip
+
+        def post_message(vp: int, sint: int, message_type: int, payload: bytes) -> None:
+            fields: dict[str, object]
+            if message_type == tlfs.HVMSG_VMBUS and "vmbus" in wanted:
+                name, fields = names.channel_message(payload)
+                emit(Event(now(), -1, "vmbus", name, {"to": "guest"} | fields))
+            elif "synic" in wanted:
+                kind = names.MESSAGE_TYPES.get(message_type, hex(message_type))
+                fields = {"vp": vp, "sint": sint, "type": kind, "bytes": len(payload)}
+                emit(Event(now(), -1, "synic", "post_message", fields))
+            post(vp, sint, message_type, payload)
+
+        driver.post_message = post_message  # type: ignore[method-assign]
+        if "synic" not in wanted:
+            return
+
+        def traced_sint(vp: int, sint: int) -> None:
+            emit(Event(now(), -1, "synic", "raise_sint", {"vp": vp, "sint": sint}))
+            raise_sint(vp, sint)
+
+        def event_signaller(vp: int, sint: int, flag: int) -> Callable[[], None]:
+            plain = signaller(vp, sint, flag)
+            fields: dict[str, object] = {"vp": vp, "sint": sint, "flag": flag}
+
+            def signal() -> None:
+                emit(Event(now(), -1, "synic", "set_event", fields))
+                plain()
+
+            return signal
+
+        driver.raise_sint, driver.event_signaller = traced_sint, event_signaller
+        interrupt = getattr(driver, "interrupt", None)
+        if interrupt is not None:  # in_user: SINTs and direct timers
+
+            def traced_interrupt(vp: int, vector: int) -> bool:
+                sent: bool = interrupt(vp, vector)
+                fields: dict[str, object] = {"vp": vp, "vector": vector}
+                emit(Event(now(), -1, "synic", "interrupt", fields, "sent" if sent else "lost"))
+                return sent
+
+            driver.interrupt = traced_interrupt
+
+    def _from_guest(self, handler: Callable[[int, bytes], int]) -> Callable[[int, bytes], int]:
+        emit = self.emit
+
+        def traced(message_type: int, payload: bytes) -> int:
+            begin = now()
+            name, fields = names.channel_message(payload)
+            status = handler(message_type, payload)
+            fields = {"from": "guest"} | fields
+            emit(Event(begin, -1, "vmbus", name, fields, names.status(status), now() - begin))
+            return status
+
+        return traced
+
+    def _stimers(self, board: Board) -> None:
+        emit, driver = self.emit, board.driver
+        arm, partition = driver.arm_timer, driver.partition
+
+        def arm_timer(vp: int, index: int, due_ticks: int | None) -> None:
+            fields: dict[str, object] = {"vp": vp, "timer": index}
+            if due_ticks is None:
+                emit(Event(now(), -1, "stimer", "disarm", fields))
+            else:
+                wait_ns = (due_ticks - partition.clock.ticks()) * 100
+                emit(Event(now(), -1, "stimer", "arm", fields | {"in_ns": wait_ns}))
+            arm(vp, index, due_ticks)
+
+        driver.arm_timer = arm_timer
+        for vp in partition.vps:
+            self._expiries(vp)
+
+    def _expiries(self, vp: Any) -> None:
+        emit, deliver, index = self.emit, vp.synic.deliver, vp.index
+
+        def traced(sint: int, message_type: int, payload: bytes, *, drop: bool = False) -> Any:
+            sent = deliver(sint, message_type, payload, drop=drop)
+            if message_type == tlfs.HVMSG_TIMER_EXPIRED:
+                fields: dict[str, object] = {
+                    "vp": index, "sint": sint, "timer": int.from_bytes(payload[:4], "little"),
+                }  # fmt: skip
+                result = {None: "slot full", True: "sent", False: "masked"}[sent]
+                emit(Event(now(), -1, "stimer", "expired", fields, result))
+            return sent
+
+        vp.synic.deliver = traced
+
+
+class TracedMsrs(dict):
+    """A vCPU's table of MSRs; *refused* hears of a number that is not in it."""
+
+    def __init__(self, table: dict, refused: Callable[[int], None]) -> None:
+        super().__init__(table)
+        self._refused = refused
+
+    def __missing__(self, number: int) -> Any:
+        self._refused(number)
+        raise KeyError(number)
+
+
+class TracedPorts(dict):
+    """A vCPU's io word -> function, around the plain one (bus.PioTable)."""
+
+    def __init__(self, tracer: Tracer, board: Board, thread: VcpuThread) -> None:
+        super().__init__()
+        self._plain, self._bus, self._vcpu = thread.pio, board.bus, thread.vcpu
+        self._emit, self._wanted, self._index = tracer.emit, tracer.wanted, thread.index
+        self._in_user = board.driver.name == "in_user"
+
+    def __missing__(self, word: int) -> Callable[[], None]:
+        plain = self._plain[word]
+        if word == io_word(HYPERCALL_PORT, 4, out=True) and self._in_user:
+            traced = self._hypercall(plain) if "hypercall" in self._wanted else plain
+        else:
+            traced = self._access(word, plain) if "pio" in self._wanted else plain
+        if len(self) < CACHE_LIMIT:
+            self[word] = traced
+        return traced
+
+    def _fields(self, word: int) -> dict[str, object]:
+        port = word >> 16
+        owner = "BIOS" if port == BIOS_PORT else names.device(self._bus.owner(port))
+        return {"port": port, "device": owner, "size": word >> 8 & 0xFF}
+
+    def _access(self, word: int, plain: Callable[[], None]) -> Callable[[], None]:
+        emit, vcpu, m8 = self._emit, self._index, self._vcpu.m8
+        fields, out, end = self._fields(word), word & OUT, DATA + (word >> 8 & 0xFF)
+
+        def traced() -> None:
+            begin = now()
+            if out:
+                value = int.from_bytes(m8[DATA:end], "little")
+                try:
+                    plain()
+                finally:
+                    given = fields | {"value": value}
+                    emit(Event(begin, vcpu, "pio", "out", given, None, now() - begin))
+                return
+            plain()
+            value = int.from_bytes(m8[DATA:end], "little")
+            emit(Event(begin, vcpu, "pio", "in", fields, value, now() - begin))
+
+        return traced
+
+    def _hypercall(self, plain: Callable[[], None]) -> Callable[[], None]:
+        emit, vcpu, m64 = self._emit, self._index, self._vcpu.m64
+
+        def traced() -> None:
+            begin = now()
+            name, fields = names.hypercall(m64[RCX])
+            fields |= {"in1": m64[RDX], "in2": m64[R8]}
+            plain()
+            result = names.status(m64[RAX])
+            emit(Event(begin, vcpu, "hypercall", name, fields, result, now() - begin))
+
+        return traced
+
+    def string(self, word: int, count: int) -> None:
+        """A string access is one event."""
+        begin = now()
+        self._plain.string(word, count)
+        if "pio" in self._wanted:
+            name = "outs" if word & OUT else "ins"
+            fields = self._fields(word) | {"count": count}
+            self._emit(Event(begin, self._index, "pio", name, fields, None, now() - begin))
+
+    def release(self) -> None:
+        """Let go of kvm_run."""
+        self.clear()
+        self._plain.release()

@@ -1,0 +1,33 @@
+"""What watches or steers a run from outside, as the command line asks: trace, gdb, QMP.
+
+Imported only when one of these options is given.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .machine import Machine
+    from .options import Parsed
+
+
+def attach(machine: Machine, parsed: Parsed, say: Callable[[str], None]) -> Callable[[], None]:
+    """Attach what *parsed* names to *machine*, which has not been started; return what ends it.
+
+    :raises PyhvError: a value that cannot be, a file or a socket that cannot be made.
+    """
+    closers: list[Callable[[], None]] = []
+    if "trace" in parsed or "trace-file" in parsed or "top" in parsed:
+        from .trace.session import TraceSession
+
+        get = parsed.get
+        form, top = get("trace-format") or "text", "top" in parsed
+        closers.append(TraceSession(machine, get("trace"), form, get("trace-file"), top, say).close)
+
+    def close() -> None:
+        for closer in reversed(closers):
+            closer()
+
+    return close
