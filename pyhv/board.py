@@ -172,12 +172,19 @@ class Board:
         machine, vcpu = self.machine, thread.vcpu
 
         def shutdown() -> None:
+            from . import causes
+
             text, details = f"vcpu {vcpu.index}: triple fault", self.details(thread)
             registers = details["registers"]
             # KVM on AMD: the VMCB is undefined after a shutdown, so the vCPU is in its INIT state
             if (registers["cs"], registers["rip"]) == INIT_STATE:
                 del details["registers"]
                 text += "; AMD's SVM lost its registers"
+                details["cause"] = causes.refused_msr(details["exits"])
+            else:
+                details["cause"] = causes.triple_fault(
+                    machine.memory, registers, details["exits"]
+                )
             machine.stop("triple-fault", text, details)
             thread.leave()
 

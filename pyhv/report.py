@@ -59,6 +59,7 @@ def report(stop: Stop, tail: Sequence[str] = (), full: bool = False) -> str:
     lines = [_headline(stop, details)]
     if stop.kind not in QUIET or full:
         lines += SECTIONS.get(stop.kind, _nothing)(details)
+        lines += [f"  {sentence}" for sentence in details.get("cause", ())]
         lines += _registers(details)
         lines += _exits(details)
         lines += _console(tail)
