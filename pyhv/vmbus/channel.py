@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PACKETS_PER_WAKE = 512  # then other descriptors get their turn
 PACKETS_PER_SIGNAL = 64  # a guest with a long queue gets its first answers early
+OLD_GUEST_RETRY_S = 0.01
 MAX_WAITING = 1024  # packets that a device may queue while the guest's ring is full
 HEADER = p.PACKET_HEADER.size
 _header = p.PACKET_HEADER.unpack_from
@@ -110,6 +111,11 @@ class Channel:
             self.state = OFFERED
         self.device.closed(self)
 
+    def ring(self) -> None:
+        """Have the doorbell served soon, as if the guest had rung it."""
+        if self._fd >= 0:
+            os.eventfd_write(self._fd, 1)
+
     # for devices
 
     def send(self, packet: bytes) -> bool:
@@ -159,6 +165,8 @@ class Channel:
         try:
             if not self._waiting or self._flush():
                 self._drain(ring)
+            else:
+                self._look_again()
         except BrokenRule as error:
             self.server.broken(error, self)
         finally:
@@ -213,6 +221,9 @@ class Channel:
                 at = end + 8
                 count += 1
             self.packets += count
+            self.device.batch_done(self)
+            if self._in is not ring:
+                return
             wanted = ring.advance(at)
             flushed = not self._waiting or self._flush()
             self._publish(out)
@@ -222,11 +233,18 @@ class Channel:
             if not flushed:
                 # The guest does not read its completions: leave the rest in its ring, masked,
                 # until it makes room, which it signals on the same doorbell.
+                self._look_again()
                 return
             budget -= count
             if budget <= 0:
                 os.eventfd_write(self._fd, 1)
                 return
+
+
+    def _look_again(self) -> None:
+        """A guest older than 2.4 does not say when it made room in its ring: look by ourselves."""
+        if (self.server.version or 0) < p.VERSION_WIN8:
+            self.server.events.after(OLD_GUEST_RETRY_S, self.ring)
 
 
 def _nothing() -> None:

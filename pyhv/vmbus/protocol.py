@@ -7,6 +7,8 @@ struct give offset:size of its fields.
 from struct import Struct
 
 # Versions, major << 16 | minor. Names of Windows releases are those of the Linux header.
+VERSION_WS2008 = 0x0000000D
+VERSION_WIN7 = 0x00010001
 VERSION_WIN8 = 0x00020004
 VERSION_WIN8_1 = 0x00030000
 VERSION_WIN10 = 0x00040000
@@ -16,6 +18,8 @@ VERSION_WIN10_V5_1 = 0x00050001
 VERSION_WIN10_V5_2 = 0x00050002
 VERSION_WIN10_V5_3 = 0x00050003
 VERSIONS = {
+    "0.13": VERSION_WS2008,
+    "1.1": VERSION_WIN7,
     "2.4": VERSION_WIN8,
     "3.0": VERSION_WIN8_1,
     "4.0": VERSION_WIN10,
@@ -28,6 +32,7 @@ VERSIONS = {
 
 # Connections and the SynIC
 VMBUS_MESSAGE_CONNECTION_ID = 1
+VMBUS_EVENT_CONNECTION_ID = 2  # of all channels, before 2.4
 VMBUS_MESSAGE_CONNECTION_ID_4 = 4  # INITIATE_CONTACT of 5.0 and later
 VMBUS_MESSAGE_SINT = 2
 EVENT_CONNECTION_BASE = 0x10000  # ours: the event connection of a channel is this + relid
@@ -75,7 +80,8 @@ GPADL_TEARDOWN = Struct("<8xII")  # 8:4 relid, 12:4 gpadl
 GPADL_TORNDOWN = Struct("<III")  # 8:4 gpadl
 # 8:4 version, 12:4 target vp, 16:8 interrupt page (5.0: 16:1 SINT, 17:1 VTL), 24:16 monitor pages
 INITIATE_CONTACT = Struct("<8xIIQQQ")
-VERSION_RESPONSE = Struct("<IIBBHI")  # 8:1 supported, 9:1 state, 12:4 message connection id
+# 8:1 supported, 9:1 state, 12:4 message connection id (before 5.0: the version)
+VERSION_RESPONSE = Struct("<IIBBHI")
 TL_CONNECT = Struct("<8x16s16s")  # 8:16 endpoint, 24:16 service
 TL_RESULT = Struct("<II16s16sI")  # 8:16 endpoint, 24:16 service, 40:4 status
 MODIFY_CHANNEL = Struct("<8xII")  # 8:4 relid, 12:4 target vp
@@ -118,3 +124,4 @@ GUID_SCSI = "ba6163d9-04a1-4d29-b605-72e2ffb1dc7f"
 GUID_SHUTDOWN = "0e0b6031-5213-4934-818b-38d90ced39db"
 GUID_TIMESYNC = "9527e630-d0ae-497b-adce-e80ab0175caf"
 GUID_HEARTBEAT = "57164f39-9115-4e78-ab55-382f3bd5422d"
+GUID_NET = "f8615163-df3e-46c5-913f-f2d2f965ed0e"

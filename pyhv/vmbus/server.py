@@ -21,6 +21,7 @@ from .channel import BROKEN, OFFERED, OPEN, RESCINDED, Channel
 from .gpadl import GpadlTable
 from .messages import GUEST_MESSAGES
 from .rules import BrokenRule, Violation
+from .shareddoorbell import SharedDoorbell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class VmbusServer:
         self._next_relid = 1
         self._inbox: deque[bytes] = deque()
         self._inbox_called = self._closed = False
+        self._doorbell = SharedDoorbell(self)
         self._trace = trace
         self._waiting = synic.messages_waiting
         synic.connect_messages(p.VMBUS_MESSAGE_CONNECTION_ID, self._posted)
@@ -154,6 +156,7 @@ class VmbusServer:
         """Forget all that the guest did: as it is before INITIATE_CONTACT."""
         self.version = None
         self._offers_wanted = False
+        self._doorbell.close()
         for channel in sorted(self.channels.values(), key=lambda one: -one.sub_index):
             channel.close()
             if channel.primary is not None or channel.state == RESCINDED:
@@ -237,12 +240,14 @@ class VmbusServer:
         self.reset()
         self.vp, self.sint = vp, sint
         supported = version in p.VERSIONS.values() and version <= self.max_version
+        if supported and version < p.VERSION_WIN8:
+            supported = self._doorbell.open()
         if supported:
             self.version = version
+        # iPXE compares it with what it asked for; to Linux it means something from 5.0 on
+        last = p.VMBUS_MESSAGE_CONNECTION_ID if version >= p.VERSION_WIN10_V5 else version
         self.send(
-            p.VERSION_RESPONSE.pack(
-                p.CHANNELMSG_VERSION_RESPONSE, 0, supported, 0, 0, p.VMBUS_MESSAGE_CONNECTION_ID
-            )
+            p.VERSION_RESPONSE.pack(p.CHANNELMSG_VERSION_RESPONSE, 0, supported, 0, 0, last)
         )
 
     def deliver_offers(self) -> None:

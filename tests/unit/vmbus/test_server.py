@@ -42,10 +42,10 @@ def test_every_version_is_accepted(guest: Guest, name: str, version: int) -> Non
 
 @pytest.mark.parametrize(("name", "version"), VERSIONS)
 def test_the_cap_makes_an_older_host(make_guest, name: str, version: int) -> None:
-    """Linux's attempts, in its order: all above the cap are declined, 5.x ones by hypercall."""
+    """Attempts, newest first: all above the cap are declined, 5.x ones by hypercall."""
     guest = make_guest(max_version=name)
     tried = []
-    for wanted in LINUX_ORDER:
+    for wanted in (*LINUX_ORDER, p.VERSION_WIN7, p.VERSION_WS2008):
         tried.append(wanted)
         if guest.contact(wanted):
             break
@@ -53,7 +53,7 @@ def test_the_cap_makes_an_older_host(make_guest, name: str, version: int) -> Non
     assert (4 in guest.synic.handlers) is (version >= p.VERSION_WIN10_V5)
 
 
-@pytest.mark.parametrize("version", [0, 0xD, 0x10001, 0x20003, 0x50004, 0x60000, 0xFFFFFFFF])
+@pytest.mark.parametrize("version", [0, 0xC, 0x10000, 0x20003, 0x50004, 0x60000, 0xFFFFFFFF])
 def test_other_versions_are_declined(guest: Guest, version: int) -> None:
     assert not guest.contact(version)
     assert guest.server.version is None
