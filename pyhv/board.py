@@ -142,6 +142,10 @@ class Board:
         self.vmbus = VmbusServer(machine.memory, self.driver, machine.events, len(self.vcpus))
         if machine.disks:
             self.vmbus.offer(Scsi(machine.disks))
+        for number, (nic, mac) in enumerate(machine.nics):
+            from .vmbus.netvsc import Netvsc
+
+            self.vmbus.offer(Netvsc(nic, mac, number))
 
     def _make_testdev(self) -> None:
         machine = self.machine

@@ -181,6 +181,7 @@ def _run(config: MachineConfig, console: Console, serial: str, parsed: Parsed) -
         for note in machine.notes:
             say(note)
         say(_announcement(machine, config))
+        machine.notice = say
         if any(key in parsed for key in WATCHING):
             from .watching import attach
 

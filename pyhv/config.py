@@ -9,6 +9,7 @@ from __future__ import annotations
 from os import fspath
 
 from .errors import ConfigError
+from .net.config import MAX_NICS, Nic, parse_nic
 from .record import Record
 
 MIB = 1 << 20
@@ -42,7 +43,7 @@ class MachineConfig(Record):
     ``cpu`` is the text of ``-cpu`` (cpu_options.DEFAULT_CPU if None); ``firmware`` a file
     instead of pyhv's own BIOS; ``hyperv`` one of HYPERV_DRIVERS; ``hv`` one of HV_PRESETS, put
     before ``cpu``'s own flags; ``machine`` the text of ``-M``; ``kernel`` boots directly;
-    ``testdev`` adds the hyperv-testdev.
+    ``testdev`` adds the hyperv-testdev; ``nics`` are the network cards.
     """
 
     cpu: str | None = None
@@ -59,6 +60,7 @@ class MachineConfig(Record):
     no_reboot: bool = False
     time_limit: float | None = None
     testdev: bool = False
+    nics: tuple[Nic, ...] = ()
 
 
 def machine_config(
@@ -67,12 +69,14 @@ def machine_config(
     smp: str | int | Smp = 1,
     disk: str | Drive | None = None,
     drives: tuple[str | Drive, ...] | list[str | Drive] = (),
+    nics: tuple[str | Nic, ...] | list[str | Nic] = (),
     **options: object,
 ) -> MachineConfig:
     """Return a MachineConfig from keywords as a test writes them.
 
     :param memory: bytes, or text as for ``-m``. *smp*: a number, or text as for ``-smp``.
     :param disk: a path or a Drive, the first drive. *drives*: more, paths or Drives.
+    :param nics: network cards, text as for ``-nic`` or a Nic each.
     :param options: the other fields of MachineConfig.
     :raises ConfigError: an unknown keyword, or a value that cannot be.
     """
@@ -86,6 +90,7 @@ def machine_config(
         memory_bytes=options.pop("memory_bytes", memory),  # type: ignore[arg-type]
         smp=smp if isinstance(smp, Smp) else parse_smp(str(smp)),
         drives=tuple(one if isinstance(one, Drive) else Drive(fspath(one)) for one in every),
+        nics=tuple(one if isinstance(one, Nic) else parse_nic(one) for one in nics),
         **options,  # type: ignore[arg-type]
     )
     return checked(config)
@@ -101,6 +106,8 @@ def checked(config: MachineConfig) -> MachineConfig:
         raise ConfigError("-initrd and -append need -kernel; a disk's boot loader has its own")
     if config.kernel is not None and config.firmware is not None:
         raise ConfigError("-kernel and -firmware: one of them; a kernel starts without firmware")
+    if len(config.nics) > MAX_NICS:
+        raise ConfigError(f"{len(config.nics)} network cards: pyhv has at most {MAX_NICS}")
     if config.time_limit is not None and not config.time_limit > 0:
         raise ConfigError(f"time limit {config.time_limit}: more than 0 seconds")
     return config

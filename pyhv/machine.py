@@ -66,6 +66,8 @@ class Machine(Endings):
             console = Console()
         self.console = console
         self.disks: list = []
+        self.nics: list = []  # (backend, MAC) of each network card
+        self.notice: Callable[[str], None] | None = None  # told what goes wrong while it runs
         self.bios = None
         self.cmos: Cmos | None = None  # the battery keeps the clock and its RAM over resets
         self.clock_zero_ns: int | None = None  # CLOCK_MONOTONIC when the first life's clock was 0
@@ -88,6 +90,7 @@ class Machine(Endings):
             self._open_disks()
             self.memory = GuestMemory(self.config.memory_bytes)
             self.events = EventLoop(self.internal_error)
+            self._open_nics()
             runloop.install_kick_handler()
             self.board = Board(self)
         except OSError as error:
@@ -130,6 +133,22 @@ class Machine(Endings):
             from .disk import Disk
 
             self.disks.append(Disk(drive.path, readonly=drive.readonly, snapshot=drive.snapshot))
+
+    def _open_nics(self) -> None:
+        if self.config.nics and not self.features.synic:
+            raise ConfigError("-nic: the card is on VMBus, which needs hv_synic; see docs/flags.md")
+        for number, nic in enumerate(self.config.nics):
+            from .net.config import mac_of
+            from .net.kinds import backend
+
+            opened = backend(nic)
+            opened.notice = self._notice
+            opened.open(self.events)
+            self.nics.append((opened, mac_of(nic, number)))
+
+    def _notice(self, text: str) -> None:
+        if self.notice is not None:
+            self.notice(text)
 
     def cpuid_for(self, index: int) -> Cpuid:
         """Return the CPUID of vCPU *index*."""
@@ -295,6 +314,8 @@ class Machine(Endings):
         if self.board is not None:
             self.board.halt()
             self._bury()
+        for nic, _ in self.nics:
+            nic.close()
 
     def wait(self, timeout: float | None = None) -> Stop:
         """Return why the machine stopped.

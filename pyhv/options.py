@@ -20,8 +20,8 @@ POSITIONAL = "disk"
 class Option:
     """A row: *names* as typed (the first one is the key), *value* as the help shows it.
 
-    ``value`` is empty for a switch. ``many``: every use adds a disk; of other rows the last use
-    counts. ``choices``: the only values there are.
+    ``value`` is empty for a switch. ``many``: every use adds a disk or a network card; of other
+    rows the last use counts. ``choices``: the only values there are.
     """
 
     __slots__ = ("names", "value", "help", "many", "choices")
@@ -82,6 +82,16 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             choices=("hyperv-testdev",),
         ),
     ),
+    "Network": (
+        Option(
+            "-nic",
+            "user|tap|socket|none",
+            "a network card, or one more: user[,hostfwd=tcp::2222-:22] (through passt), "
+            "tap,ifname=NAME, socket,path=FILE (to another pyhv or QEMU); ,mac=ADDRESS",
+            many=True,
+        ),
+        Option("-netdev", "KIND,id=N,...", "the same as -nic KIND,...", many=True),
+    ),
     "Console and endings": (
         Option("-serial", "stdio|file:PATH|none", "the guest's COM1; default stdio"),
         Option("-no-reboot", "", "end when the guest resets, instead of booting again"),
@@ -112,7 +122,6 @@ ACCEPTED: dict[str, tuple[str, ...]] = {
     "display": ("none",),
     "vga": ("none",),
     "monitor": ("none",),
-    "nic": ("none",),
     "device": ("isa-debug-exit", "isa-debug-exit,iobase=0xf4,iosize=4",
                "isa-debug-exit,iobase=0xf4,iosize=0x4"),
 }  # fmt: skip
@@ -121,7 +130,6 @@ ACCEPTED: dict[str, tuple[str, ...]] = {
 NOT_HERE = {
     "disk": "name the image without an option, or write -drive file=F",
     "cdrom": "pyhv has disks only; a hybrid ISO boots as a disk: -drive file=F,readonly=on",
-    "netdev": "pyhv has no network",
     "qmp": "pyhv has no QMP; use the library (from pyhv import Machine)",
     "s": "pyhv has no gdb server",
     "S": "pyhv has no gdb server",
@@ -147,13 +155,14 @@ _AS_TYPED = {name.lstrip("-"): name for option in OPTIONS for name in option.nam
 
 
 class Parsed:
-    """A command line: *values* by option key ("" for a switch), *disks* as (option key, value)."""
+    """A command line: *values* by option key ("" for a switch), *disks*, *nics* as (key, value)."""
 
-    __slots__ = ("values", "disks")
+    __slots__ = ("values", "disks", "nics")
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
         self.disks: list[tuple[str, str]] = []
+        self.nics: list[tuple[str, str]] = []
 
     def __contains__(self, key: str) -> bool:
         return key in self.values
@@ -195,7 +204,9 @@ def parse(arguments: list[str]) -> Parsed:
             raise ConfigError(f"{argument} {value}: pyhv has {', '.join(choices)}")
         if value in accepted:
             continue
-        if option and option.many:
+        if option and option in GROUPS["Network"]:
+            parsed.nics.append((option.key, value))
+        elif option and option.many:
             parsed.disks.append((option.key, value))
         elif option:
             parsed.values[option.key] = value
@@ -250,7 +261,15 @@ def config_of(parsed: Parsed, demo_disk: Callable[[], str]) -> MachineConfig:
         writes nothing that would stay.
     :raises ConfigError: a value that cannot be, options that do not go together.
     """
-    from .config import Drive, MachineConfig, checked, parse_drive, parse_size, parse_smp
+    from .config import (
+        Drive,
+        MachineConfig,
+        checked,
+        parse_drive,
+        parse_nic,
+        parse_size,
+        parse_smp,
+    )
 
     default, get = MachineConfig(), parsed.get
     drives = [parse_drive(text) if key == "drive" else Drive(text) for key, text in parsed.disks]
@@ -275,6 +294,9 @@ def config_of(parsed: Parsed, demo_disk: Callable[[], str]) -> MachineConfig:
             no_reboot="no-reboot" in parsed,
             time_limit=None if limit is None else seconds(limit),
             testdev="device" in parsed,
+            nics=tuple(
+                parse_nic(text, f"-{key}") for key, text in parsed.nics if text != "none"
+            ),
         )
     )
 

@@ -41,6 +41,9 @@ class Device:
     def closed(self, channel: Channel) -> None:
         """*channel* is closed, whatever the reason; nothing can be sent."""
 
+    def batch_done(self, channel: Channel) -> None:
+        """What lay in the ring has been served; what is sent now still goes with it."""
+
     def packet(
         self,
         channel: Channel,

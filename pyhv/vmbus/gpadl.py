@@ -152,6 +152,7 @@ class GpadlTable:
     def remove(self, gpadl: Gpadl) -> None:
         """Forget one."""
         del self._table[gpadl.id]
+        del gpadl.pages[:]  # who still holds the list can no longer reach the guest's pages by it
         self._counts.pop(gpadl.id, None)
         self._pages[gpadl.relid] -= gpadl.quota
         if not self._pages[gpadl.relid]:
@@ -168,5 +169,7 @@ class GpadlTable:
 
     def clear(self) -> None:
         """Forget all."""
+        for gpadl in self._table.values():
+            del gpadl.pages[:]
         for table in (self._table, self._counts, self._pages):
             table.clear()

@@ -108,6 +108,26 @@ class PageList:
                 return
             start, offset = stop, 0
 
+    def total(self, most: int) -> int:
+        """Return how many bytes the list has.
+
+        :raises BrokenRule: it does not add up, or has none, or more than *most*.
+        """
+        batch, at, end = self._batch, self._start, self._end
+        if end - at < HEADERS + 8:
+            raise BrokenRule("packet-ranges", "no page list")
+        count, total = int.from_bytes(batch[at + 4 : at + 8], "little"), 0
+        at += 8
+        for _ in range(count):
+            if end - at < p.GPA_RANGE.size:
+                raise BrokenRule("packet-ranges", f"less than {count} ranges")
+            length, offset = _range(batch, at)
+            at += 8 + ((offset + length + PAGE - 1) >> PAGE_SHIFT) * 8
+            total += length
+        if not 0 < total <= most or at > end:
+            raise BrokenRule("packet-ranges", f"{total} bytes, at most {most}")
+        return total
+
     def read(self, length: int) -> bytes:
         """Return a private copy of the first *length* bytes."""
         return b"".join([bytes(view) for view in self.views(length)]) if length else b""

@@ -18,6 +18,7 @@ ROWS = {
     "hyperv.tlfs": 1, "hyperv.features": 1, "hyperv.flags": 1,
     "hyperv.privileges": 1, "hyperv.choose": 1, "hyperv.presets": 1, "hyperv.machine_types": 1,
     "vmbus.protocol": 1,
+    "net": 2, "net.config": 1,
     "hyperv": 2, "devices": 2, "boot": 2,
     "vmbus": 3,
     "hyperv.in_kernel": 4, "hyperv.in_user": 4, "hyperv.in_user_apic": 4,
@@ -31,7 +32,7 @@ ROWS = {
 }  # fmt: skip
 #: may be used by everybody: protocols without behaviour
 FREE = {"hyperv.driver"}
-NO_KVM = ("hyperv", "devices", "vmbus", "boot")
+NO_KVM = ("hyperv", "devices", "vmbus", "boot", "net")
 DRIVERS = ("hyperv.in_kernel", "hyperv.in_user", "hyperv.in_user_apic")
 
 

@@ -1,0 +1,1 @@
+"""What is behind a network device: passt, a tap, a socket to another machine, nothing."""

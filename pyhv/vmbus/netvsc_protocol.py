@@ -1,0 +1,181 @@
+"""Numbers and layouts of netvsc: NVSP messages, RNDIS messages, NDIS structures; no behaviour.
+
+Names and layouts: linux drivers/net/hyperv/hyperv_net.h, include/linux/rndis.h; [MS-RNDIS]. All
+little-endian. Comments beside a struct give offset:size.
+"""
+
+from struct import Struct
+
+# NVSP versions, oldest first
+NVSP_PROTOCOL_VERSION_1 = 0x00002
+NVSP_PROTOCOL_VERSION_2 = 0x30002
+NVSP_PROTOCOL_VERSION_4 = 0x40000
+NVSP_PROTOCOL_VERSION_5 = 0x50000
+NVSP_PROTOCOL_VERSION_6 = 0x60000
+NVSP_PROTOCOL_VERSION_61 = 0x60001
+NVSP_VERSIONS = (
+    NVSP_PROTOCOL_VERSION_1, NVSP_PROTOCOL_VERSION_2, NVSP_PROTOCOL_VERSION_4,
+    NVSP_PROTOCOL_VERSION_5, NVSP_PROTOCOL_VERSION_6, NVSP_PROTOCOL_VERSION_61,
+)  # fmt: skip
+
+# NVSP messages
+NVSP_MSG_TYPE_INIT = 1
+NVSP_MSG_TYPE_INIT_COMPLETE = 2
+NVSP_MSG1_TYPE_SEND_NDIS_VER = 100
+NVSP_MSG1_TYPE_SEND_RECV_BUF = 101
+NVSP_MSG1_TYPE_SEND_RECV_BUF_COMPLETE = 102
+NVSP_MSG1_TYPE_REVOKE_RECV_BUF = 103
+NVSP_MSG1_TYPE_SEND_SEND_BUF = 104
+NVSP_MSG1_TYPE_SEND_SEND_BUF_COMPLETE = 105
+NVSP_MSG1_TYPE_REVOKE_SEND_BUF = 106
+NVSP_MSG1_TYPE_SEND_RNDIS_PKT = 107
+NVSP_MSG1_TYPE_SEND_RNDIS_PKT_COMPLETE = 108
+NVSP_MSG2_TYPE_SEND_NDIS_CONFIG = 125
+NVSP_MSG4_TYPE_SWITCH_DATA_PATH = 129
+NVSP_MSG5_TYPE_SUBCHANNEL = 133
+NVSP_MSG5_TYPE_SEND_INDIRECTION_TABLE = 134
+NVSP_SIZE = 40  # every message, padded; a table is longer
+
+NVSP_STAT_SUCCESS = 1
+NVSP_STAT_FAIL = 2
+NVSP_STAT_PROTOCOL_TOO_NEW = 3
+NVSP_STAT_PROTOCOL_TOO_OLD = 4
+NVSP_STAT_INVALID_RNDIS_PKT = 5
+
+INIT = Struct("<4xII")  # 4:4 least version, 8:4 highest
+INIT_COMPLETE = Struct("<IIII")  # 4:4 version, 8:4 longest MDL chain, 12:4 status
+BUFFER = Struct("<4xIH")  # 4:4 gpadl, 8:2 id (both buffers)
+# 4:4 status, 8:4 sections, 12:4 offset, 16:4 suballocation bytes, 20:4 suballocations, 24:4 end
+RECV_BUF_COMPLETE = Struct("<IIIIIII")
+SEND_BUF_COMPLETE = Struct("<III")  # 4:4 status, 8:4 section bytes
+# 4:4 channel type, 8:4 section of the send buffer, 12:4 bytes in it
+RNDIS_PKT = Struct("<IIII")
+RNDIS_CHANNEL_DATA, RNDIS_CHANNEL_CONTROL = 0, 1
+NETVSC_INVALID_INDEX = 0xFFFFFFFF
+NDIS_CONFIG = Struct("<4xII")  # 4:4 MTU with the Ethernet header, 8:4 zero, 16:8 capabilities
+SUBCHANNEL = Struct("<4xII")  # 4:4 operation, 8:4 how many
+NVSP_SUBCHANNEL_ALLOCATE = 1
+SUBCHANNEL_COMPLETE = Struct("<III")  # 4:4 status, 8:4 how many
+SEND_TABLE = Struct("<III")  # 4:4 entries, 8:4 offset of the table from the message's begin
+VRSS_SEND_TAB_SIZE = 16
+MAX_MDL_CHAIN = 34
+SEND_SECTION_SIZE = 6144
+
+# Transfer pages: after the packet header 16:2 page set, 18:1 sender owns it, 20:4 ranges, then
+# {4 bytes, 4 offset in the receive buffer} each
+XFER_HEADER = Struct("<HHHHQ HBxI")
+XFER_RANGE = Struct("<II")
+
+# RNDIS messages: 0:4 type, 4:4 length of all of it, then what follows
+RNDIS_HEADER = Struct("<II")
+RNDIS_MSG_PACKET = 0x00000001
+RNDIS_MSG_INIT = 0x00000002
+RNDIS_MSG_HALT = 0x00000003
+RNDIS_MSG_QUERY = 0x00000004
+RNDIS_MSG_SET = 0x00000005
+RNDIS_MSG_RESET = 0x00000006
+RNDIS_MSG_INDICATE = 0x00000007
+RNDIS_MSG_KEEPALIVE = 0x00000008
+RNDIS_MSG_COMPLETION = 0x80000000
+# 8:4 data offset (all offsets from 8 on), 12:4 data bytes, 16:12 out of band, 28:4 PPI offset,
+# 32:4 PPI bytes, 36:8 zero
+RNDIS_PACKET = Struct("<IIII12xII8x")
+RNDIS_PACKET_SIZE = 44
+OFFSETS_FROM = 8
+RNDIS_INIT = Struct("<8xIIII")  # 8:4 request, 12:4 major, 16:4 minor, 20:4 largest transfer
+# 8:4 request, 12:4 status, 16:4 major, 20:4 minor, 24:4 flags, 28:4 medium, 32:4 packets per
+# message, 36:4 largest transfer, 40:4 alignment, as a power of 2, 44:8 zero
+RNDIS_INIT_COMPLETE = Struct("<IIIIIIIIIII8x")
+RNDIS_DF_CONNECTIONLESS = 1
+RNDIS_REQUEST = Struct("<8xIIII")  # 8:4 request, 12:4 OID, 16:4 bytes, 20:4 offset, 24:4 zero
+RNDIS_REQUEST_SIZE = 28
+RNDIS_QUERY_COMPLETE = Struct("<IIIIII")  # 8:4 request, 12:4 status, 16:4 bytes, 20:4 offset
+RNDIS_SET_COMPLETE = Struct("<IIII")  # 8:4 request, 12:4 status (KEEPALIVE's too)
+RNDIS_RESET_COMPLETE = Struct("<IIII")  # 8:4 status, 12:4 addressing was reset
+RNDIS_INDICATE = Struct("<IIIII")  # 8:4 status, 12:4 bytes, 16:4 offset
+RNDIS_MAX_PACKETS = 8  # in one NVSP packet of the guest
+RNDIS_ALIGNMENT = 3  # of each of them: 8 bytes
+RNDIS_MAX_TRANSFER = 0x4000
+
+RNDIS_STATUS_SUCCESS = 0x00000000
+RNDIS_STATUS_MEDIA_CONNECT = 0x4001000B
+RNDIS_STATUS_MEDIA_DISCONNECT = 0x4001000C
+RNDIS_STATUS_FAILURE = 0xC0000001
+RNDIS_STATUS_NOT_SUPPORTED = 0xC00000BB
+RNDIS_STATUS_INVALID_DATA = 0xC0010015
+
+# Per-packet information: 0:4 size of all, 4:4 type, 8:4 offset of the value
+PPI = Struct("<III")
+PPI_TCPIP_CHKSUM = 0
+PPI_TCP_LARGESEND = 2
+PPI_IEEE_8021Q = 6
+LSO_MSS = 0xFFFFF  # of the large-send value; 20:10 TCP offset, 30:1 is 1 (version 2)
+VLAN_PRIORITY, VLAN_CFI, VLAN_ID_SHIFT, VLAN_ID = 7, 8, 4, 0xFFF
+# received sums: what the device found right
+RX_TCP_SUCCEEDED, RX_UDP_SUCCEEDED, RX_IP_SUCCEEDED = 1 << 3, 1 << 4, 1 << 5
+
+# OIDs
+OID_GEN_SUPPORTED_LIST = 0x00010101
+OID_GEN_HARDWARE_STATUS = 0x00010102
+OID_GEN_MEDIA_SUPPORTED = 0x00010103
+OID_GEN_MEDIA_IN_USE = 0x00010104
+OID_GEN_MAXIMUM_FRAME_SIZE = 0x00010106
+OID_GEN_LINK_SPEED = 0x00010107
+OID_GEN_TRANSMIT_BLOCK_SIZE = 0x0001010A
+OID_GEN_RECEIVE_BLOCK_SIZE = 0x0001010B
+OID_GEN_VENDOR_ID = 0x0001010C
+OID_GEN_VENDOR_DESCRIPTION = 0x0001010D
+OID_GEN_CURRENT_PACKET_FILTER = 0x0001010E
+OID_GEN_MAXIMUM_TOTAL_SIZE = 0x00010111
+OID_GEN_MEDIA_CONNECT_STATUS = 0x00010114
+OID_GEN_RECEIVE_SCALE_CAPABILITIES = 0x00010203
+OID_GEN_RECEIVE_SCALE_PARAMETERS = 0x00010204
+OID_GEN_FRIENDLY_NAME = 0x00020216
+OID_GEN_RNDIS_CONFIG_PARAMETER = 0x0001021B
+OID_GEN_XMIT_OK = 0x00020101
+OID_GEN_RCV_OK = 0x00020102
+OID_GEN_XMIT_ERROR = 0x00020103
+OID_GEN_RCV_ERROR = 0x00020104
+OID_GEN_RCV_NO_BUFFER = 0x00020105
+OID_802_3_PERMANENT_ADDRESS = 0x01010101
+OID_802_3_CURRENT_ADDRESS = 0x01010102
+OID_802_3_MULTICAST_LIST = 0x01010103
+OID_802_3_MAXIMUM_LIST_SIZE = 0x01010104
+OID_TCP_OFFLOAD_CURRENT_CONFIG = 0xFC01020B
+OID_TCP_OFFLOAD_PARAMETERS = 0xFC01020C
+OID_TCP_OFFLOAD_HARDWARE_CAPABILITIES = 0xFC01020D
+
+# NDIS objects: 0:1 type, 1:1 revision, 2:2 size
+NDIS_OBJECT_TYPE_DEFAULT = 0x80
+NDIS_OBJECT_TYPE_RSS_CAPABILITIES = 0x88
+NDIS_OBJECT_TYPE_RSS_PARAMETERS = 0x89
+NDIS_OBJECT_TYPE_OFFLOAD = 0xA7
+NDIS_OBJECT = Struct("<BBH")
+# 4:4 flags, 8:4 interrupts, 12:4 receive queues, 16:2 entries of the indirection table
+RSS_CAPABILITIES = Struct("<BBH IIIH")
+RSS_CAP_TOEPLITZ_TCP = 0x00000001 | 0x100 | 0x200  # hash function, TCP over IPv4 and IPv6
+RSS_CAP_MESSAGE_SIGNALED, RSS_CAP_AT_ISR, RSS_CAP_AT_DPC = 1 << 24, 1 << 25, 1 << 26
+# 4:2 flags, 6:2 base CPU, 8:4 hash information, 12:2 table bytes, 16:4 table offset, 20:2 key
+# bytes, 24:4 key offset (, 28:12 processor masks)
+RSS_PARAMETERS = Struct("<4xHHIH2xIH2xI")
+RSS_FLAG_HASH_INFO_UNCHANGED, RSS_FLAG_ITABLE_UNCHANGED = 2, 4
+RSS_FLAG_KEY_UNCHANGED, RSS_FLAG_DISABLE = 8, 16
+RSS_TABLE_ENTRIES, RSS_KEY_BYTES = 128, 40
+HASH_IPV4, HASH_TCP_IPV4, HASH_IPV6, HASH_TCP_IPV6 = 0x100, 0x200, 0x400, 0x1000
+
+# NDIS_OFFLOAD: 4:32 checksums (transmit encapsulation, what; receive; IPv4, then IPv6), 36:16
+# large send 1, 52:28 IPsec 1, 80:28 large send 2, 108:4 flags; 6.1: 112:40 IPsec 2; 6.30: 152:4
+# receive coalescing, 156:8 encapsulation
+OFFLOAD_BODY = Struct("<IIIIIIII 16x 28x III IIII 4x")
+OFFLOAD_SIZES = (164, 152, 112)  # NDIS 6.30, 6.1, 6.0
+OFFLOAD_REVISION = {164: 3, 152: 2, 112: 1}
+NDIS_OFFLOAD_ENCAP_8023 = 2
+CAP_IP4 = 0x100 | 0x001  # header checksum, with options (IPv4)
+CAP_TCP = 0x010 | 0x004  # TCP, with options (either version)
+CAP_UDP = 0x040
+CAP_IP6EXT = 0x001
+LSO_MAX_SIZE = 62780  # headers and this are still an IP packet
+LSO_MIN_SEGMENTS = 2
+LSO_IP6 = 0x001 | 0x004  # extension headers, TCP options
+OFFLOAD_PARAMETERS = Struct("<BBH 5B")  # 4:5 IPv4, TCPv4, UDPv4, TCPv6, UDPv6
+OFFLOAD_NO_CHANGE, OFFLOAD_TX_RX_DISABLED, OFFLOAD_TX_ENABLED = 0, 1, 2
