@@ -127,6 +127,7 @@ GUEST_MODULES = [
     "scsi_transport_fc",
     "sd_mod",
     "hv_storvsc",
+    "hv_netvsc",
 ]
 GUEST_INIT = r"""#!/bin/busybox sh
 export PATH=/bin HOME=/root
@@ -216,7 +217,7 @@ def initramfs(suite: str) -> Path:
         program = next((base.parent / "busybox").glob("**/bin/busybox"))
         file.write_bytes(archive.build(program, GUEST_INIT, modules))
 
-    recipe = debian.digest(GUEST_INIT, GUEST_MODULES, base.parent.name)
+    recipe = debian.digest(GUEST_INIT, GUEST_MODULES, archive.LINKS, base.parent.name)
     return debian.once(f"initramfs-{suite}-{recipe}", build)
 
 

@@ -33,18 +33,28 @@ for folder in proc sys dev; do mount --rbind /$folder /share/$folder; done
 mount -t tmpfs run /share/run
 ln -s /proc/self/fd /dev/fd; ln -s fd/0 /dev/stdin; ln -s fd/1 /dev/stdout; ln -s fd/2 /dev/stderr
 ifconfig lo 127.0.0.1
+# A way out that leads nowhere: passt wants a default route, and serves the guest from this host.
+ip link add uplink type dummy
+ip addr add 192.0.2.2/24 dev uplink
+ip link set uplink up
+ip route add default via 192.0.2.1
 hostname nested
 # A pipe, as a shell would give: a file would be overwritten by who opens /dev/stdout.
 mknod /run/output p
 cat </run/output >>$work/output &
 cat=$!
-setsid chroot /share /bin/sh ${work#/share}/run </dev/null >/run/output 2>&1
+# The share becomes the root of a mount namespace: a mere chroot may not make the user namespace in
+# which passt shuts itself up.
+export work
+setsid unshare -m sh -c 'cd /share; mount --move . /; exec chroot . /bin/sh ${work#/share}/run' \
+    </dev/null >/run/output 2>&1
 # A daemon left behind may hold the pipe for ever.
 (sleep 2; kill $cat) &
 wait $cat
 sync
 poweroff -f
 """
+MODULES = ["kvm-amd", "tun", "dummy"]
 INSTALLED_OK = 10  # QEMU 7.2's cmpxchg16b leaves wrong flags in nested code: the guest oopses
 
 
@@ -75,9 +85,8 @@ class Files:
 
         self.root = debian.once(f"nested-{suite}" + ("" if own else "-qemu"), build)
         self.kernel = debian.kernel_image(self.root / "kernel")
-        self.initramfs = debian.once(
-            f"nested-{suite}-initramfs-{debian.digest(INIT, self.kernel.name)}", self._initramfs
-        )
+        recipe = debian.digest(INIT, MODULES, self.kernel.name)
+        self.initramfs = debian.once(f"nested-{suite}-initramfs-{recipe}", self._initramfs)
         if own:
             self.qemu, self.virtiofsd = ["qemu-system-x86_64"], ["/usr/libexec/virtiofsd"]
         else:
@@ -90,7 +99,7 @@ class Files:
             self.virtiofsd = [*load, str(self.root / "usr/libexec/virtiofsd")]
 
     def _initramfs(self, file: Path) -> None:
-        modules = initramfs.find_modules(self.root / "kernel", ["kvm-amd"])
+        modules = initramfs.find_modules(self.root / "kernel", MODULES)
         if not modules:
             raise debian.SetupError("the kernel has no kvm-amd module")
         file.write_bytes(initramfs.build(self.root / "bin/busybox", INIT, modules))

@@ -42,6 +42,15 @@ LINKS = [
     "vi",
     "lspci",
     "ip",
+    "unshare",
+    "udhcpc",
+    "nslookup",
+    "wget",
+    "nc",
+    "ping",
+    "md5sum",
+    "tr",
+    "wc",
 ]
 
 

@@ -1,0 +1,121 @@
+"""Debian's netvsc driver on each backend: DHCP, names, downloads, forwarded ports, two machines."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import pathlib
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from conftest import BOOT_S, COMMAND_S, drivers, image
+
+pytestmark = [pytest.mark.boot, pytest.mark.kvm]
+CONTENT = b"".join(hashlib.sha256(str(i).encode()).digest() for i in range(32768))  # 1 MiB
+#: what udhcpc calls with what it got
+SCRIPT = r"""
+echo '#!/bin/sh' > /lease
+echo 'case $1 in bound|renew) ifconfig $interface $ip netmask $subnet;
+ip route add default via $router; echo nameserver ${dns%% *} > /etc/resolv.conf;
+echo LEASE $ip $router $dns;; esac' >> /lease
+chmod +x /lease; mkdir -p /etc; ip link set lo up; ip link set eth0 up
+"""
+
+
+@pytest.fixture(scope="module")
+def passt() -> None:
+    if shutil.which("passt") is None:
+        pytest.fail("the program passt is missing: apt-get install passt (tests/run does)")
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web(tmp_path: pathlib.Path) -> Iterator[tuple[pathlib.Path, int]]:
+    """A web server of this host on its loopback address: its folder and port."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), lambda *args: Handler(*args, directory=str(folder))
+    )
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield folder, server.server_address[1]
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def shell(boot, suite: str, *nics: str, hyperv: str = "auto", smp: int = 2) -> object:
+    """Boot the small initramfs to its shell, with the interface of the first card up."""
+    guest = boot(
+        kernel=image("kernel", suite)[0], initrd=image("initramfs", suite)[0],
+        append="console=ttyS0 quiet", memory="512M", smp=smp, hyperv=hyperv, nics=nics,
+    )  # fmt: skip
+    guest.console.expect("PYHV-USERSPACE", timeout=BOOT_S)
+    guest.console.expect("# ", timeout=COMMAND_S)
+    guest.console.send("stty -echo; PS1=; dmesg -n 1; echo =$((6*7))=\n")
+    guest.console.expect("=42=", timeout=COMMAND_S)
+    guest.run(SCRIPT.strip().replace("\n", "\n"))
+    return guest
+
+
+@pytest.mark.parametrize(
+    ("suite", "hyperv"),
+    [(suite, hyperv) for suite in ("trixie", "bookworm") for hyperv in drivers()],
+)
+def test_user_mode(boot, passt, web, suite: str, hyperv: str) -> None:
+    """An address, the host's files, a TCP connection in and one out, both ways whole."""
+    folder, port = web
+    (folder / "blob").write_bytes(CONTENT)
+    forwarded = free_port()
+    guest = shell(boot, suite, f"user,hostfwd=tcp:127.0.0.1:{forwarded}-:7", hyperv=hyperv)
+    assert "hv_netvsc" in guest.run("ls /sys/bus/vmbus/drivers")
+    lease = guest.run("udhcpc -i eth0 -s /lease -q -n 2>/dev/null")
+    assert "LEASE 10.0.2.15 10.0.2.2" in lease
+    digest = hashlib.md5(CONTENT).hexdigest()
+    assert digest in guest.run(f"wget -q -O - http://10.0.2.2:{port}/blob | md5sum")
+    # a connection from the host, echoed by the guest
+    guest.console.send("nc -l -p 7 -e cat &\n")
+    guest.run("sleep 1")
+    with socket.create_connection(("127.0.0.1", forwarded), timeout=COMMAND_S) as host:
+        host.sendall(CONTENT[:100000])
+        back = b""
+        while len(back) < 100000:
+            back += host.recv(65536)
+    assert back == CONTENT[:100000]
+    queues = guest.run("ls -d /sys/class/net/eth0/queues/rx-*").split()
+    assert len(queues) >= 2, queues
+    assert guest.vm.board.vmbus.violation_count == 0
+    guest.console.send("poweroff -f\n")
+    assert guest.vm.wait(timeout=COMMAND_S).kind == "poweroff"
+
+
+def test_two_machines_on_a_socket(boot, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "cable"
+    first = shell(boot, "trixie", f"socket,path={path}", smp=1)
+    second = shell(boot, "bookworm", f"socket,path={path}", smp=1)
+    first.run("ip addr add 192.168.9.1/24 dev eth0")
+    second.run("ip addr add 192.168.9.2/24 dev eth0")
+    assert " 3 packets received" in second.run("ping -c 3 192.168.9.1")
+    second.run("seq 1 200000 > /numbers; md5sum < /numbers > /sum")
+    second.console.send("nc -l -p 7 < /numbers &\n")
+    second.run("sleep 1")
+    assert first.run("nc 192.168.9.2 7 | md5sum") == second.run("cat /sum")
+    second.vm.kill()
+    second.vm.wait(timeout=COMMAND_S)
+    first.run("sleep 1")
+    assert first.run("cat /sys/class/net/eth0/carrier").strip() == "0"
+    assert first.vm.board.vmbus.violation_count == 0
