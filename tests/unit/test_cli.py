@@ -14,6 +14,7 @@ from fake_machine import FakeMachine, ends
 from pyhv import cli, options
 from pyhv.config import Drive, MachineConfig, Smp
 from pyhv.errors import ConfigError, Exit, HostError
+from pyhv.net.config import Nic
 from pyhv.stop import Stop
 from pyhv.terminal import keys_help
 
@@ -43,6 +44,8 @@ EFFECTS = {
     "M": ("pc-i440fx-6.1", {"machine": "pc-i440fx-6.1"}),
     "hyperv": ("user", {"hyperv": "user"}),
     "device": ("hyperv-testdev", {"testdev": True}),
+    "nic": ("user", {"nics": (Nic("user"),)}),
+    "netdev": ("tap,id=n0,ifname=tap0", {"nics": (Nic("tap", ifname="tap0"),)}),
     "no-reboot": ("", {"no_reboot": True}),
     "time-limit": ("2.5", {"time_limit": 2.5}),
 }
