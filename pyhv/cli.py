@@ -33,6 +33,10 @@ pyhv runs a virtual machine on KVM and gives its guest the Hyper-V interface.
   pyhv run -kernel bzImage -initrd initrd.img -append console=ttyS0
   pyhv run --help           every option, and what the exit status means
 
+and looks things up (each has --help):
+
+  pyhv explain host,hv_time,hv_stimer   what Hyper-V flags mean, need and do
+
 On a terminal, Ctrl-A x quits. Not installed? Write python3 -m pyhv for pyhv."""
 
 
@@ -238,6 +242,22 @@ def _announcement(machine: Machine, config: MachineConfig) -> str:
     return f"booting {what}; {who}; {cpus} CPU{'s' if cpus > 1 else ''}, {size} MiB"
 
 
+def lookup_command(name: str, arguments: list[str]) -> int:
+    """Run a command of pyhv/lookup, print its text, and return its status."""
+    from .lookup import commands
+
+    text, status = commands.run(name, arguments)
+    _print(text)
+    return status
+
+
+def _lookup(name: str) -> Callable[[list[str]], int]:
+    return lambda arguments: lookup_command(name, arguments)
+
+
+#: the commands of pyhv/lookup, which only they import
+LOOKUP = ("explain",)
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run_command,
     "help": help_command,
@@ -247,4 +267,5 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "--version": version_command,
     "-version": version_command,
 }
-COMMANDS_SHOWN = ("run", "help")
+COMMANDS |= {name: _lookup(name) for name in LOOKUP}
+COMMANDS_SHOWN = ("run", "help", *LOOKUP)

@@ -305,7 +305,7 @@ def test_version(line, capfd):
         ("disk.img", "did you mean pyhv run disk.img?"),
         ("-kernel", "did you mean pyhv run -kernel?"),
         ("rnu", "did you mean pyhv run?"),
-        ("explain", "there is run, help"),
+        ("xyzzy", f"there is {', '.join(cli.COMMANDS_SHOWN)}"),
     ],
 )
 def test_other_commands_do_not_exist(name, hint, capfd):

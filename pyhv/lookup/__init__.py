@@ -1,0 +1,1 @@
+"""Commands that look things up: explain, caps, doctor, cpuid, audit; ``run`` imports none."""

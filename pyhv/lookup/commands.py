@@ -1,0 +1,40 @@
+"""The look-up commands as one table: help, completion and the man page are printed from it."""
+
+from __future__ import annotations
+
+from .arguments import JSON, Command, Switch
+
+EXPLAIN = Command(
+    "explain",
+    "what the Hyper-V flags of a -cpu mean, need and do",
+    "TEXT|FILE|-|COMMAND...",
+    (
+        "Explains every Hyper-V flag of a -cpu text, of a whole QEMU command line, of libvirt's "
+        "domain XML (as text, a file, or - for standard input), or of a preset: what it means, "
+        "the CPUID bits, MSRs and hypercalls it opens, since when, what it needs, what it does to "
+        "migration, APICv, nesting, Linux and Windows. All missing flags are named at once, with "
+        "the corrected text.",
+    ),
+    (
+        Switch(("--hv",), "NAME", "explain a preset: none, linux, windows, nested, max"),
+        Switch(("--to-qemu",), "", "print only the (corrected) -cpu"),
+        Switch(("--to-libvirt",), "", "print only libvirt's XML for it"),
+        Switch(("--strict",), "", "status 1 if there is anything to mind"),
+        JSON,
+    ),
+    ((0, "the flags go together"), (1, "--strict, and something is not wise"),
+     (2, "they do not go together, or cannot be read")),
+    ("pyhv explain host,hv_time,hv_stimer", "virsh dumpxml win11 | pyhv explain -",
+     "pyhv explain --to-libvirt --hv windows",
+     "pyhv explain qemu-system-x86_64 -enable-kvm -cpu host,hv_ipi -m 4G"),
+)  # fmt: skip
+
+COMMANDS: dict[str, Command] = {command.name: command for command in (EXPLAIN,)}
+
+
+def run(name: str, arguments: list[str]) -> tuple[str, int]:
+    """Run a command; return what to print and the status."""
+    import importlib
+
+    text, status = importlib.import_module(f".{name}", __package__).main(arguments)
+    return text, status
