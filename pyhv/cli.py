@@ -36,6 +36,7 @@ pyhv runs a virtual machine on KVM and gives its guest the Hyper-V interface.
 and looks things up (each has --help):
 
   pyhv explain host,hv_time,hv_stimer   what Hyper-V flags mean, need and do
+  pyhv cpuid dump.txt                   a CPUID dump in names and as flags
 
 On a terminal, Ctrl-A x quits. Not installed? Write python3 -m pyhv for pyhv."""
 
@@ -256,7 +257,7 @@ def _lookup(name: str) -> Callable[[list[str]], int]:
 
 
 #: the commands of pyhv/lookup, which only they import
-LOOKUP = ("explain",)
+LOOKUP = ("explain", "cpuid")
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run_command,

@@ -29,7 +29,35 @@ EXPLAIN = Command(
      "pyhv explain qemu-system-x86_64 -enable-kvm -cpu host,hv_ipi -m 4G"),
 )  # fmt: skip
 
-COMMANDS: dict[str, Command] = {command.name: command for command in (EXPLAIN,)}
+CPUID = Command(
+    "cpuid",
+    "a CPUID dump in names, as flags, or compared with another",
+    "[FILE|-] [FILE|-]",
+    (
+        "Decodes a CPUID dump by name and says which -cpu flags give it; compares two by name. "
+        "Dumps are the output of cpuid -r, lines 'CPUID 40000003:00 = ...', '40000003 eax ebx ecx "
+        "edx', diff(1) of such, Linux's boot message 'Hyper-V: privilege flags ...', QMP's JSON "
+        "(feature-words, query-cpu-model-expansion), and the JSON of pyhv explain and pyhv caps. "
+        "Without a file standard input is read.",
+    ),
+    (
+        Switch(("--cpu",), "TEXT", "compare with what this -cpu shows"),
+        Switch(("--leaf",), "HEX", "the leaf of a line of four words"),
+        Switch(("--on",), "N", "of cpuid -r: the leaves of CPU N; default 0"),
+        Switch(("--all",), "", "all leaves, not the hypervisor's only"),
+        JSON,
+    ),
+    ((0, "decoded; two dumps are the same"), (1, "two dumps differ"), (2, "it is no dump")),
+    (
+        "ssh guest cpuid -r | pyhv cpuid",
+        "pyhv cpuid before.txt after.txt",
+        "ssh guest dmesg | pyhv cpuid --cpu host,kvm=off,hv_time,hv_vpindex",
+        "echo 262 0 0 8 | pyhv cpuid --leaf 40000003",
+    ),
+    most=2,
+)
+
+COMMANDS: dict[str, Command] = {command.name: command for command in (EXPLAIN, CPUID)}
 
 
 def run(name: str, arguments: list[str]) -> tuple[str, int]:

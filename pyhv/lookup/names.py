@@ -1,6 +1,7 @@
 """Names of CPUID bits, MSRs and hypercalls of the Hyper-V interface, for people and for diffs.
 
 Bits: TLFS, Feature and Interface Discovery; linux asm/hyperv-tlfs.h where the TLFS has none.
+Debian's cpuid names the same bits: tests/baseline/debian_cpuid_bits.csv.
 """
 
 from __future__ import annotations
@@ -68,6 +69,12 @@ BITS: dict[tuple[int, str], dict[int, str]] = {
         21: "StartVirtualProcessor",
         22: "Isolation",
     },
+    (LEAF_FEATURES, "ecx"): {
+        5: "InvariantMperfAvailable",
+        6: "SupervisorShadowStackAvailable",
+        7: "ArchitecturalPmuAvailable",
+        8: "ExceptionTrapInterceptAvailable",
+    },
     (LEAF_FEATURES, "edx"): {
         0: "MwaitAvailable",
         1: "GuestDebuggingAvailable",
@@ -102,6 +109,7 @@ BITS: dict[tuple[int, str], dict[int, str]] = {
         5: "UseRelaxedTiming",
         6: "UseDmaRemapping",
         7: "UseInterruptRemapping",
+        8: "UseX2ApicMsrs",
         9: "DeprecateAutoEoi",
         10: "UseSyntheticClusterIpi",
         11: "UseExProcessorMasks",
@@ -123,6 +131,16 @@ BITS: dict[tuple[int, str], dict[int, str]] = {
         7: "DmaProtectionInUse",
         8: "HpetRequested",
         9: "SyntheticTimersVolatile",
+        14: "PhysicalDestinationModeRequired",
+        16: "HardwareMemoryZeroingSupported",
+        17: "UnrestrictedGuestSupported",
+        18: "ResourceAllocationSupported",
+        19: "ResourceMonitoringSupported",
+        20: "GuestVirtualPmuSupported",
+        21: "GuestVirtualLbrSupported",
+        22: "GuestVirtualIptSupported",
+        23: "ApicEmulationSupported",
+        24: "AcpiWdatTableInUse",
     },
     (LEAF_NESTED, "eax"): {
         17: "DirectVirtualFlush",
