@@ -36,6 +36,8 @@ pyhv runs a virtual machine on KVM and gives its guest the Hyper-V interface.
 and looks things up (each has --help):
 
   pyhv explain host,hv_time,hv_stimer   what Hyper-V flags mean, need and do
+  pyhv caps                             which of them this host can give
+  pyhv doctor                           why /dev/kvm does not work
   pyhv cpuid dump.txt                   a CPUID dump in names and as flags
 
 On a terminal, Ctrl-A x quits. Not installed? Write python3 -m pyhv for pyhv."""
@@ -257,7 +259,7 @@ def _lookup(name: str) -> Callable[[list[str]], int]:
 
 
 #: the commands of pyhv/lookup, which only they import
-LOOKUP = ("explain", "cpuid")
+LOOKUP = ("explain", "caps", "doctor", "cpuid")
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run_command,

@@ -57,7 +57,51 @@ CPUID = Command(
     most=2,
 )
 
-COMMANDS: dict[str, Command] = {command.name: command for command in (EXPLAIN, CPUID)}
+CAPS = Command(
+    "caps",
+    "what this host can give: each flag in the kernel, in user space, or why not",
+    "",
+    (
+        "Says for each Hyper-V flag whether KVM has it in the kernel, whether pyhv serves it in "
+        "user space, or why not; and what the host's clock means to guests. Needs no VM, and "
+        "works without KVM. --json of two hosts can be compared.",
+    ),
+    (
+        Switch(("--against",), "CPU", "can this host do this -cpu, QEMU command line or XML?"),
+        Switch(
+            ("--diff",), "A.json [B.json]", "what two hosts differ in; B is this host if left out"
+        ),
+        JSON,
+    ),
+    (
+        (0, "guests can have Hyper-V here; --against: yes; --diff: the same"),
+        (1, "they cannot; --against: no; --diff: they differ"),
+        (2, "a wrong command line or file"),
+    ),
+    (
+        "pyhv caps",
+        "pyhv caps --against host,hv_evmcs,hv_vapic",
+        "pyhv caps --json > a.json; ssh other pyhv caps --json > b.json",
+        "pyhv caps --diff a.json b.json",
+    ),
+    most=1,
+)
+
+DOCTOR = Command(
+    "doctor",
+    "why /dev/kvm does not work, and what to do",
+    "",
+    (
+        "Looks at the CPU, the kernel's modules, the device and its permissions, and opens KVM; "
+        "what is wrong comes with what to do.",
+    ),
+    (JSON,),
+    ((0, "pyhv can run guests here"), (1, "something is wrong")),
+    ("pyhv doctor",),
+    most=0,
+)
+
+COMMANDS: dict[str, Command] = {command.name: command for command in (EXPLAIN, CAPS, DOCTOR, CPUID)}
 
 
 def run(name: str, arguments: list[str]) -> tuple[str, int]:
