@@ -11,6 +11,10 @@ import mmap
 
 from .errors import BadGpa, ConfigError, HostError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 PAGE_SIZE = 4096
 HOLE = 3 << 30
 HIGH = 4 << 30
@@ -31,12 +35,15 @@ _CODE = {
     "or8": bytes.fromhex("f0400837c3"),  # lock or byte [rdi], sil; ret
     # lock bts dword [rdi], esi; setc al; movzx eax, al; ret
     "bts": bytes.fromhex("f00fab37 0f92c0 0fb6c0 c3"),
+    # lfence; rdtsc; shl rdx, 32; or rax, rdx; ret
+    "rdtsc": bytes.fromhex("0faee8 0f31 48c1e220 4809d0 c3"),
     "nop": b"\xc3",  # ret: a signal handler that does nothing (see runloop.py)
 }
 _SLOT = 64
 # PYFUNCTYPE keeps the GIL: the code runs for nanoseconds, giving it up would cost more
 _OR8 = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint8)
 _BTS = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32)
+_RDTSC = ctypes.PYFUNCTYPE(ctypes.c_uint64)
 
 
 def machine_code(name: str) -> int:
@@ -57,6 +64,11 @@ def machine_code(name: str) -> int:
 
 
 _pages: dict[str, mmap.mmap] = {}
+
+
+def rdtsc() -> Callable[[], int]:
+    """Return a function that returns the host's TSC, as KVM_GET_CLOCK tells it."""
+    return _RDTSC(machine_code("rdtsc"))
 
 
 class GuestMemory:

@@ -1,107 +1,177 @@
-"""A thread that sleeps in a timerfd and fires synthetic timers of the user-space driver.
+"""A thread that waits for timerfds and calls what is due: in_user's synthetic timers.
 
-Not time.sleep and not Event.wait: both add the kernel's 50 us timer slack (measured);
-and not the event loop, whose disk I/O would make a tick late.
+One timerfd per timer, so the kernel keeps the order, and to set one takes no lock. Not time.sleep
+and not Event.wait: both add the kernel's 50 us timer slack (measured); and not the event loop,
+whose disk I/O would make a tick late.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
+import select
 import threading
 import time
-from _heapq import heapify, heappop, heappush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable
 
-TFD_TIMER_ABSTIME = 1
 TFD_CLOEXEC = 0o2000000
-NEVER_NS = 1 << 62
+SYS_TIMERFD_SETTIME = 286
+CODE, RET = 64, 0xC3
+SECOND_NS = 1_000_000_000
+LONGEST_NS = 1 << 61
+AT_ONCE = 16  # events of one epoll_wait
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# PYFUNCTYPE keeps the GIL: the call takes less than giving it up does
+_Settime = ctypes.PYFUNCTYPE(None)
+
+
+class Timer:
+    """One timerfd, relative to now, CLOCK_MONOTONIC. ``set(delay_ns)`` arms it again, or disarms.
+
+    Python has timerfd_settime from 3.13 on only, and ctypes spends 4,000 instructions on its four
+    arguments (measured), so the call is a few bytes of code that have them in.
+    """
+
+    __slots__ = ("_code", "_delay", "_seconds", "_settime", "fd")
+
+    def __init__(self) -> None:
+        self.fd = _libc.timerfd_create(time.CLOCK_MONOTONIC, TFD_CLOEXEC)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        page = self._code = mmap.mmap(
+            -1,
+            mmap.PAGESIZE,
+            mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+            mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC,
+        )
+        address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+        # struct itimerspec at 0: interval s, ns; value s, ns
+        code = (
+            b"\xb8" + SYS_TIMERFD_SETTIME.to_bytes(4, "little"),  # mov eax, number
+            b"\xbf" + self.fd.to_bytes(4, "little"),  # mov edi, fd
+            b"\x31\xf6",  # xor esi, esi: relative
+            b"\x48\xba" + address.to_bytes(8, "little"),  # mov rdx, itimerspec
+            b"\x4d\x31\xd2\x0f\x05\xc3",  # xor r10, r10; syscall; ret
+        )
+        page[CODE : CODE + sum(map(len, code))] = b"".join(code)
+        self._delay = memoryview(page).cast("Q")
+        self._seconds = False
+        self._settime = _Settime(address + CODE)
+
+    def set(self, delay_ns: int) -> None:
+        """Expire once, *delay_ns* from now (at least 1); 0 disarms. Any thread."""
+        delay = self._delay
+        if delay_ns < SECOND_NS and not self._seconds:
+            delay[3] = delay_ns
+        else:
+            delay[2], delay[3] = divmod(min(delay_ns, LONGEST_NS), SECOND_NS)
+            self._seconds = delay[2] != 0
+        self._settime()
+
+    def close(self) -> None:
+        """Close the descriptor; to set it does nothing any more."""
+        self._code[CODE] = RET
+        os.close(self.fd)
+        self.fd = -1
 
 
 class TimerThread:
-    """One-shot deadlines by key; arming a key again replaces its deadline. Starts at first use."""
+    """Timers by number of their descriptor; the thread starts with the first of them."""
 
     def __init__(self, failed: Callable[[BaseException], None]) -> None:
-        self._fd = _libc.timerfd_create(time.CLOCK_MONOTONIC, TFD_CLOEXEC)
-        if self._fd < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_create")
-        self._heap: list[tuple[int, int, Hashable]] = []
-        self._armed: dict[Hashable, tuple[int, int, Callable[[], None]]] = {}
-        self._lock = threading.Lock()
-        self._sequence = 0
-        self._next_ns = NEVER_NS
-        self._spec = (ctypes.c_int64 * 4)()
         self._failed = failed
+        self._lock = threading.Lock()
+        self._epoll: select.epoll | None = None
+        self._timers: list[Timer] = []  # the first one is there to wake the thread
+        self._functions: dict[int, Callable[[], None]] = {}
+        self._gate: threading.Event | None = None  # not None: stand there
+        self._standing = threading.Event()
         self._ended = False
         self._thread: threading.Thread | None = None
 
-    def arm(self, key: Hashable, due_ns: int | None, function: Callable[[], None]) -> None:
-        """Call *function* once at *due_ns* (CLOCK_MONOTONIC) or soon after; None disarms."""
-        with self._lock:
-            if due_ns is None:
-                self._armed.pop(key, None)
-                return
-            self._sequence += 1
-            self._armed[key] = (due_ns, self._sequence, function)
-            if len(self._heap) > 64 + 2 * len(self._armed):  # replaced deadlines pile up: sweep
-                self._heap = [(due, seq, k) for k, (due, seq, _) in self._armed.items()]
-                heapify(self._heap)
-            else:
-                heappush(self._heap, (due_ns, self._sequence, key))
-            if due_ns < self._next_ns:
-                self._set(due_ns)
-            if self._thread is None and not self._ended:
-                self._thread = threading.Thread(target=self._run, name="timers", daemon=True)
-                self._thread.start()
+    def timer(self, function: Callable[[], None]) -> Callable[[int], None]:
+        """Make a timer that calls *function* on the thread; return its :meth:`Timer.set`.
 
-    def _set(self, due_ns: int) -> None:
-        """Program the timerfd; the lock is held."""
-        self._next_ns = due_ns
-        due_ns = max(due_ns, 1)  # 0 would disarm it
-        self._spec[2], self._spec[3] = divmod(due_ns, 1_000_000_000)
-        _libc.timerfd_settime(self._fd, TFD_TIMER_ABSTIME, self._spec, None)
+        A timer that is set again just before it expires may call all the same.
+
+        :raises OSError: no descriptor is left. RuntimeError: no thread.
+        """
+        with self._lock:
+            if self._ended:
+                return _nothing
+            if self._epoll is None:
+                self._epoll = select.epoll()
+            if not self._timers:
+                self._add(_nothing)
+            made = self._add(function)
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="timers", daemon=True)
+                thread.start()
+                self._thread = thread
+            return made.set
+
+    def _add(self, function: Callable[[], None]) -> Timer:
+        timer = Timer()
+        self._timers.append(timer)
+        self._functions[timer.fd] = function
+        # Edge-triggered: no read is needed, setting it again takes its count away.
+        self._epoll.register(timer.fd, select.EPOLLIN | select.EPOLLET)
+        return timer
 
     def _run(self) -> None:
-        read, fd = os.read, self._fd
+        poll, functions = self._epoll.poll, self._functions
         while not self._ended:
-            read(fd, 8)
-            due = []
-            with self._lock:
-                now = time.monotonic_ns()
-                heap, armed = self._heap, self._armed
-                while heap:
-                    due_ns, sequence, key = heap[0]
-                    entry = armed.get(key)
-                    if entry is None or entry[1] != sequence:
-                        heappop(heap)
-                    elif due_ns <= now:
-                        heappop(heap)
-                        del armed[key]
-                        due.append(entry[2])
-                    else:
-                        break
-                self._set(heap[0][0] if heap else NEVER_NS)
-            for function in due:
-                if self._ended:
-                    return
+            events = poll(-1, AT_ONCE)
+            gate = self._gate
+            if gate is not None:
+                self._standing.set()
+                gate.wait()
+            for fd, _ in events:
                 try:
-                    function()
+                    functions[fd]()
                 except Exception as error:
                     self._failed(error)
 
+    def hold(self) -> None:
+        """Call nobody from now on, until :meth:`release`; what is due then is called then."""
+        with self._lock:
+            if self._gate is None:
+                self._gate = threading.Event()
+                self._standing.clear()
+                if self._thread is not None:
+                    self._timers[0].set(1)
+                    self._standing.wait()
+
+    def release(self) -> None:
+        """Undo :meth:`hold`."""
+        with self._lock:
+            if self._gate is not None:
+                self._gate.set()
+                self._gate = None
+
     def close(self) -> None:
-        """End the thread and close the descriptor; not from the timer thread."""
+        """End the thread and close the descriptors; not from the timer thread."""
         with self._lock:
             self._ended = True
-            self._armed.clear()
-            self._set(1)
-        if self._thread is not None:
-            self._thread.join()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            if self._gate is not None:
+                self._gate.set()
+            if self._thread is not None:
+                self._timers[0].set(1)
+                self._thread.join()
+                self._thread = None
+            for timer in self._timers:
+                timer.close()
+            self._timers.clear()
+            self._functions.clear()
+            if self._epoll is not None:
+                self._epoll.close()
+                self._epoll = None
+
+
+def _nothing(*arguments: object) -> None:
+    pass

@@ -56,7 +56,7 @@ class ReferenceClock:
     """
 
     def __init__(self, world: World) -> None:
-        self._world, self._memory = world, world.memory
+        self._world, self._memory, self._guest_tsc = world, world.memory, world.guest_tsc
         self._lock = threading.Lock()
         self._page: tuple[int, int] | None = None  # (scale, offset) of a valid page
         self.reference_tsc = 0
@@ -66,9 +66,9 @@ class ReferenceClock:
         """Return the reference time in 100 ns."""
         page = self._page
         if page is not None:
-            pair = self._world.clock_pair()
-            if pair is not None:
-                return (pair[0] * page[0] >> 64) + page[1] & U64
+            tsc = self._guest_tsc()
+            if tsc is not None:
+                return (tsc * page[0] >> 64) + page[1] & U64
             self.refresh()  # the TSC went bad under a valid page: tell the guest
         return self._world.clock_ns() // 100
 

@@ -26,6 +26,9 @@ class World(Protocol):
     def clock_pair(self) -> tuple[int, int] | None:
         """Return (guest TSC, clock_ns) of one instant; None when the TSC is not stable."""
 
+    def guest_tsc(self) -> int | None:
+        """Return the guest's TSC, cheaply; None when it is not stable, perhaps a second late."""
+
     def tsc_khz(self) -> int:
         """Return the guest's TSC frequency in kHz."""
 
@@ -35,9 +38,10 @@ class World(Protocol):
     def inject_auto_eoi(self, vp_index: int, vector: int) -> None:
         """Deliver an interrupt that leaves no ISR bit (SINT with AutoEOI)."""
 
-    def arm_timer(self, vp_index: int, index: int, due_ticks: int | None) -> None:
-        """Call ``partition.vps[vp_index].stimers[index].expire()`` once, not before *due_ticks*
-        (reference time, 100 ns); None disarms."""
+    def new_timer(self, vp_index: int, index: int) -> Callable[[int | None], None]:
+        """Return a function that arms a timer by a delay in 100 ns, or with None disarms it. Then
+        ``partition.vps[vp_index].stimers[index].expire()`` is called once, on a thread of its own.
+        It must look at the clock: the call may be early, or one that was called off."""
 
     def set_pv_eoi(self, vp_index: int, gpa: int | None) -> None:
         """Let KVM use the byte at *gpa* for lazy EOI; None ends it."""

@@ -9,13 +9,12 @@ some (measured).
 from __future__ import annotations
 
 import os
-import threading
 import time
 
 from ..bus import io_word
-from ..errors import UndefinedOpcode
+from ..errors import HostError, UndefinedOpcode
 from ..kvm import requests, uapi
-from ..kvm.vm import zero_ns
+from ..memory import rdtsc
 from ..timerthread import TimerThread
 from . import in_user_apic
 from .hypercalls import caller
@@ -74,11 +73,11 @@ class InUser:
         self._on_reset, self._on_crash = on_reset, on_crash
         self._threads: list[VcpuThread] = []
         self._tsc_khz = vcpus[0].tsc_khz()
-        self._tsc_offset, self._offset_asked_ns = vcpus[0].tsc_offset(), 0
-        self._skew_ns = self._skew_checked_ns = 0  # measured when the first timer is armed
+        self._tsc_offset = vcpus[0].tsc_offset()
+        self._rdtsc, self._tsc_stable, self._tsc_look_at = rdtsc(), False, 0
         self._stopping = False
-        self._held: set[tuple[int, int]] | None = None  # timers to look at after a pause
-        self._auto_eois: set[tuple[int, int]] = set()  # (VP, vector) that wait for their moment
+        self._timers = TimerThread(failed)
+        self._auto_eois = [in_user_apic.AutoEois(self._timers) for _ in vcpus]
         if features.enabled:
             vm.filter_msrs(FIRST_MSR, MSR_COUNT)
         for vcpu in vcpus:
@@ -86,11 +85,12 @@ class InUser:
             lapic = vcpu.get_struct(requests.GET_LAPIC, uapi.LapicState)
             requests.SET_LAPIC(vcpu.fd, lapic)
         self.partition = Partition(features, self, len(vcpus), HYPERCALL_PAGE)
-        self._timers = TimerThread(failed)  # last: who cannot be made closes nothing
 
     def attach(self, threads: list[VcpuThread]) -> None:
         """Put our handlers into the vCPUs' tables; before they start."""
         self._threads = threads
+        for thread, auto_eois in zip(threads, self._auto_eois, strict=True):
+            auto_eois.attach(thread)
         if not self.features.enabled:
             return
         for thread in threads:
@@ -147,14 +147,28 @@ class InUser:
         wanted = uapi.KVM_CLOCK_TSC_STABLE | uapi.KVM_CLOCK_HOST_TSC
         if flags & wanted != wanted:
             return None
-        # A vCPU's ioctls wait until it leaves the guest, so the timer thread would wait with them
-        # (measured: 85 ms a tick); only the vCPU's own thread may ask again.
-        # Once a second is enough: it changes only when the guest writes its TSC.
-        if clock - self._offset_asked_ns > 1_000_000_000 and (
-            self._threads and threading.get_ident() == self._threads[0].thread.ident
-        ):
-            self._tsc_offset, self._offset_asked_ns = self.vcpus[0].tsc_offset(), clock
         return host_tsc + self._tsc_offset & 0xFFFFFFFFFFFFFFFF, clock
+
+    def guest_tsc(self) -> int | None:
+        """Return the guest's TSC. Once a second KVM is asked whether it is what we think."""
+        tsc = self._rdtsc()
+        if tsc >= self._tsc_look_at:
+            pair = self.clock_pair()
+            if self.vm.frozen:
+                return pair and pair[0]
+            self._tsc_look_at = tsc + self._tsc_khz * 1000
+            self._tsc_stable = pair is not None
+            if self._threads:
+                self._threads[0].request(self._ask_tsc_offset)
+        return tsc + self._tsc_offset & 0xFFFFFFFFFFFFFFFF if self._tsc_stable else None
+
+    def _ask_tsc_offset(self) -> None:
+        """Take the offset, which changes when the guest writes its TSC; on vCPU 0's own thread.
+
+        A vCPU's ioctls wait until it leaves the guest: another thread would wait with them
+        (measured: 85 ms a tick).
+        """
+        self._tsc_offset = self.vcpus[0].tsc_offset()
 
     def tsc_khz(self) -> int:
         """Return the guest's TSC frequency."""
@@ -165,61 +179,27 @@ class InUser:
         return self.vm.signal_msi(vp_index, vector)
 
     def inject_auto_eoi(self, vp_index: int, vector: int) -> None:
-        """Deliver without an ISR bit: on the vCPU's own thread, as soon as it takes interrupts.
+        """Deliver without an ISR bit: on the vCPU's own thread, as soon as it takes interrupts."""
+        self._auto_eois[vp_index].add(vector)
 
-        An edge on a vector that waits already is one with it, as in an APIC's IRR.
+    def new_timer(self, vp_index: int, index: int) -> Callable[[int | None], None]:
+        """Return what arms a synthetic timer; its timerfd is made when that is used first.
+
+        By the delay and not by CLOCK_MONOTONIC's value: once the TSC page is valid, reference time
+        and CLOCK_MONOTONIC drift apart.
         """
-        if (vp_index, vector) in self._auto_eois:
-            return
-        self._auto_eois.add((vp_index, vector))
-        thread = self._threads[vp_index]
+        arm: Callable[[int], None] | None = None
 
-        def attempt() -> None:
-            if in_user_apic.inject_interrupt(thread.vcpu, vector):
-                self._auto_eois.discard((vp_index, vector))
-            elif not self._stopping:
-                again = time.monotonic_ns() + in_user_apic.RETRY_NS
-                self._timers.arm(("auto-eoi", vp_index, vector), again, retry)
+        def arm_by(delay_ticks: int | None) -> None:
+            nonlocal arm
+            if arm is None:
+                try:
+                    arm = self._timers.timer(self.partition.vps[vp_index].stimers[index].expire)
+                except (OSError, RuntimeError) as error:
+                    raise HostError(f"timerfd of synthetic timer {index}: {error}") from error
+            arm(delay_ticks * 100 if delay_ticks else 0)
 
-        def retry() -> None:
-            thread.request(attempt)
-
-        thread.request(attempt)
-
-    def arm_timer(self, vp_index: int, index: int, due_ticks: int | None) -> None:
-        """Arm or disarm a synthetic timer of the partition."""
-        key = (vp_index, index)
-        if due_ticks is None:
-            self._timers.arm(key, None, _nothing)
-            return
-        now_ns = time.monotonic_ns()
-        due_ns = due_ticks * 100 + self._skew_ns
-        if due_ns <= now_ns or now_ns - self._skew_checked_ns > 1_000_000_000:
-            # The core says it is not due: then the skew is wrong. Without a new one it would be
-            # asked again at once, and again.
-            self._measure_skew()
-            due_ns = due_ticks * 100 + self._skew_ns
-        due_ns = min(due_ns, now_ns + (1 << 61))
-        expire = self.partition.vps[vp_index].stimers[index].expire
-
-        def due() -> None:
-            held = self._held
-            if held is None:
-                expire()
-            else:  # time stands still: it is not due, and is looked at when time goes on
-                held.add(key)
-
-        self._timers.arm(key, due_ns, due)
-
-    def _measure_skew(self) -> None:
-        """Compare CLOCK_MONOTONIC with the reference time; a timer may be late, not early.
-
-        With the reference time itself and not with kvmclock: once the TSC page is valid the two
-        drift apart, and a timer that fires early spins until it is due.
-        """
-        ticks = self.partition.clock.ticks
-        self._skew_ns = zero_ns(lambda: ticks() * 100)
-        self._skew_checked_ns = time.monotonic_ns()
+        return arm_by
 
     def set_pv_eoi(self, vp_index: int, gpa: int | None) -> None:
         """Use KVM's own lazy EOI: it shares its code with the Hyper-V assist page."""
@@ -312,8 +292,9 @@ class InUser:
 
     def freeze(self) -> None:
         """Let the partition's time stand; every vCPU is outside the guest."""
-        self._held = set()
+        self._timers.hold()
         self.vm.freeze_clock(self.partition.clock.ticks() * 100 + 99)
+        self._tsc_look_at = 0
 
     def thaw(self) -> None:
         """Let it go on: first the clock, then the TSC page, then timers."""
@@ -321,10 +302,7 @@ class InUser:
             vcpu.clock_stopped()
         self.vm.thaw_clock()
         self.partition.refresh()
-        self._measure_skew()
-        held, self._held = self._held, None
-        for vp_index, index in held or ():
-            self.partition.vps[vp_index].stimers[index].expire()
+        self._timers.release()
 
     def stop(self) -> None:
         """Let no vCPU wait for another any more."""
@@ -337,8 +315,4 @@ class InUser:
         self.partition.overlays.clear()
         # The partition and this refer to each other; the machine shall not wait for a collector.
         self._threads = []
-        del self.partition, self._timers, self._on_reset, self._on_crash
-
-
-def _nothing() -> None:
-    pass
+        del self.partition, self._timers, self._auto_eois, self._on_reset, self._on_crash

@@ -12,7 +12,11 @@ from .tlfs import HV_X64_MSR_EOI, HV_X64_MSR_ICR, HV_X64_MSR_TPR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..kvm.vcpu import Vcpu
+    from ..runloop import VcpuThread
+    from ..timerthread import TimerThread
 
 RETRY_NS = 100_000
 _PAGE = ctypes.c_uint32 * 256
@@ -156,6 +160,38 @@ def inject_interrupt(vcpu: Vcpu, vector: int) -> bool:
     if state.mp_state == uapi.KVM_MP_STATE_HALTED:
         requests.SET_MP_STATE(vcpu.fd, uapi.MpState(uapi.KVM_MP_STATE_RUNNABLE))
     return True
+
+
+class AutoEois:
+    """The vectors of one vCPU that wait to be delivered without an ISR bit (SINT with AutoEOI)."""
+
+    def __init__(self, timers: TimerThread) -> None:
+        self._timers = timers
+        self._waiting: set[int] = set()
+        self._retry: Callable[[int], None] | None = None
+
+    def attach(self, thread: VcpuThread) -> None:
+        """Say whose they are."""
+        self._thread = thread
+
+    def add(self, vector: int) -> None:
+        """Deliver *vector* as soon as the vCPU takes interrupts; any thread.
+
+        An edge on a vector that waits already is one with it, as in an APIC's IRR.
+        """
+        if vector not in self._waiting:
+            self._waiting.add(vector)
+            self._thread.request(self._attempt)
+
+    def _attempt(self) -> None:
+        """Deliver the highest; the next one has its moment when the guest took this one."""
+        waiting = self._waiting
+        if waiting and inject_interrupt(self._thread.vcpu, max(waiting)):
+            waiting.discard(max(waiting))
+        if waiting:
+            if self._retry is None:
+                self._retry = self._timers.timer(lambda: self._thread.request(self._attempt))
+            self._retry(RETRY_NS)
 
 
 def flush_tlb(vcpu: Vcpu) -> None:

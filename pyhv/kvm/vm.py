@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from _struct import Struct
+from fcntl import ioctl
 
 from . import requests, uapi
 from .ioctl import array
@@ -24,6 +26,9 @@ TSS_ADDR = 0xFFFBD000
 PIC_PINS, IOAPIC_PINS = 16, 24
 KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC = 0, 1, 2
 
+GET_CLOCK, SIGNAL_MSI = requests.GET_CLOCK.number, requests.SIGNAL_MSI.number
+CLOCK, NO_CLOCK = Struct("<QI4xQQ"), bytes(ctypes.sizeof(uapi.ClockData))
+
 LOOKS, NEAR_NS = 4, 5_000
 
 
@@ -40,6 +45,7 @@ class Vm:
         self._routes: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._next_gsi = IOAPIC_PINS
         self._irq = uapi.IrqLevel()
+        self._msis: dict[int, bytearray] = {}
         self._frozen: tuple[int, int, int] | None = None
         try:
             for slot, region in enumerate(memory.regions):
@@ -66,8 +72,15 @@ class Vm:
 
     def signal_msi(self, apic_id: int, vector: int) -> bool:
         """Send a fixed edge interrupt; False when the APIC did not take it (masked, disabled)."""
-        msi = uapi.Msi(0xFEE00000 | (apic_id & 0xFF) << 12, apic_id & ~0xFF, vector)
-        return requests.SIGNAL_MSI.raw(self.fd, msi) > 0
+        key = apic_id << 8 | vector
+        msi = self._msis.get(key)
+        if msi is None:
+            struct = uapi.Msi(0xFEE00000 | (apic_id & 0xFF) << 12, apic_id & ~0xFF, vector)
+            msi = self._msis[key] = bytearray(struct)
+        try:
+            return ioctl(self.fd, SIGNAL_MSI, msi) > 0  # a fifth of what ctypes takes (measured)
+        except OSError:
+            return False  # -1, as EPERM: no APIC has this id
 
     def add_route(self, kind: int, *words: int) -> int:
         """Add a GSI route (KVM_IRQ_ROUTING_MSI or _HV_SINT) and return its GSI."""
@@ -143,9 +156,14 @@ class Vm:
         """
         if self._frozen is not None:
             return self._frozen
-        data = uapi.ClockData()
-        requests.GET_CLOCK(self.fd, data)
-        return data.clock, data.flags, data.host_tsc
+        # a third of what ctypes takes (measured)
+        clock, flags, _, tsc = CLOCK.unpack_from(ioctl(self.fd, GET_CLOCK, NO_CLOCK))
+        return clock, flags, tsc
+
+    @property
+    def frozen(self) -> bool:
+        """Tell whether the clock stands."""
+        return self._frozen is not None
 
     def clock_zero_ns(self) -> int:
         """Return CLOCK_MONOTONIC at kvmclock 0; see :func:`zero_ns`."""

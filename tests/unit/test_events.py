@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 
 import pytest
 
 from pyhv.events import EventLoop
-from pyhv.timerthread import TimerThread
+from pyhv.timerthread import Timer, TimerThread
 
 
 @pytest.fixture
@@ -90,10 +91,14 @@ def timers():
     timers.close()
 
 
+MS = 1_000_000
+
+
 def test_timer_fires_once_and_not_early(timers) -> None:
     fired: list[int] = []
-    due = time.monotonic_ns() + 5_000_000
-    timers[0].arm("a", due, lambda: fired.append(time.monotonic_ns()))
+    arm = timers[0].timer(lambda: fired.append(time.monotonic_ns()))
+    due = time.monotonic_ns() + 5 * MS
+    arm(5 * MS)
     time.sleep(0.05)
     assert len(fired) == 1
     assert fired[0] >= due
@@ -101,13 +106,19 @@ def test_timer_fires_once_and_not_early(timers) -> None:
 
 def test_timer_rearmed_and_disarmed(timers) -> None:
     fired: list[str] = []
-    now = time.monotonic_ns()
-    timers[0].arm("a", now + 5_000_000, lambda: fired.append("old"))
-    timers[0].arm("a", now + 20_000_000, lambda: fired.append("new"))
-    timers[0].arm("b", now + 5_000_000, lambda: fired.append("gone"))
-    timers[0].arm("b", None, lambda: None)
-    time.sleep(0.08)
-    assert fired == ["new"]
+    moved = timers[0].timer(lambda: fired.append("moved"))
+    gone = timers[0].timer(lambda: fired.append("gone"))
+    start = time.monotonic_ns()
+    moved(5 * MS)
+    moved(20 * MS)
+    gone(5 * MS)
+    gone(0)
+    while not fired:
+        time.sleep(0.005)
+        assert time.monotonic_ns() - start < 5_000 * MS
+    assert time.monotonic_ns() - start >= 20 * MS
+    time.sleep(0.03)
+    assert fired == ["moved"]
 
 
 def test_timer_may_rearm_itself(timers) -> None:
@@ -120,29 +131,102 @@ def test_timer_may_rearm_itself(timers) -> None:
         if count == 20:
             done.set()
         else:
-            timers[0].arm("t", time.monotonic_ns() + 500_000, tick)
+            arm(MS // 2)
 
-    timers[0].arm("t", time.monotonic_ns(), tick)
+    arm = timers[0].timer(tick)
+    arm(1)
     assert done.wait(5)
 
 
-def test_rearm_storm_keeps_the_heap_small(timers) -> None:
-    far = time.monotonic_ns() + 10**12
-    for i in range(20_000):
-        timers[0].arm("a", far - i, lambda: None)
-    assert len(timers[0]._heap) < 200
+def test_one_that_expired_unseen_is_moved(timers) -> None:
+    """Set again before the thread looked: it expires at the new time only."""
+    hold, entered, fired = threading.Event(), threading.Event(), []
+
+    def busy() -> None:
+        entered.set()
+        hold.wait(5)
+
+    block = timers[0].timer(busy)
+    arm = timers[0].timer(lambda: fired.append(time.monotonic_ns()))
+    block(1)
+    assert entered.wait(5)
+    arm(1)
+    time.sleep(0.01)  # it expires while the thread cannot see it
+    due = time.monotonic_ns() + 30 * MS
+    arm(30 * MS)
+    hold.set()
+    deadline = time.monotonic() + 5
+    while not fired:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert fired[0] >= due
+
+
+@pytest.mark.parametrize("delay_ns", [999_999_999, 1_000_000_000, 1_500_000_000, 1 << 70])
+def test_what_the_kernel_was_told(delay_ns: int) -> None:
+    """/proc tells the time that is left; seconds of an earlier arming do not stay."""
+    timer = Timer()
+    for wanted in (5_000_000_000, delay_ns, 20 * MS):
+        timer.set(wanted)
+        with open(f"/proc/self/fdinfo/{timer.fd}") as file:
+            text = re.search(r"it_value: \((\d+), (\d+)\)", file.read())
+        left = int(text[1]) * 1_000_000_000 + int(text[2])
+        assert 0 <= min(wanted, 1 << 61) - left < 10 * MS
+    timer.close()
+    timer.set(1)  # nothing: no other descriptor may be meant
 
 
 def test_timer_error_is_told(timers) -> None:
-    timers[0].arm("a", 0, lambda: 1 // 0)
-    time.sleep(0.03)
+    timers[0].timer(lambda: 1 // 0)(1)
+    deadline = time.monotonic() + 5
+    while not timers[1]:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
     assert [type(error) for error in timers[1]] == [ZeroDivisionError]
 
 
-def test_timers_leave_no_thread() -> None:
-    before = threading.active_count()
+def test_timers_leave_nothing() -> None:
+    before, fds = threading.active_count(), len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         timers = TimerThread(lambda error: None)
-        timers.arm("a", time.monotonic_ns(), lambda: None)
+        timers.timer(lambda: None)(1)
+        timers.timer(lambda: None)(10**12)
         timers.close()
+        timers.timer(lambda: None)(1)  # too late: no timer
     assert threading.active_count() == before
+    assert len(os.listdir("/proc/self/fd")) == fds
+
+
+def test_held_timers_call_nobody(timers) -> None:
+    """What expires meanwhile is called after the release, and a call under way is waited for."""
+    seen: list[str] = []
+    entered = threading.Event()
+
+    def slow() -> None:
+        entered.set()
+        time.sleep(0.03)
+        seen.append("slow")
+
+    slowly, quickly = timers[0].timer(slow), timers[0].timer(lambda: seen.append("quick"))
+    slowly(1)
+    assert entered.wait(5)
+    timers[0].hold()
+    assert seen == ["slow"]
+    quickly(1)
+    late = timers[0].timer(lambda: seen.append("late"))
+    late(1)
+    time.sleep(0.03)
+    assert seen == ["slow"]
+    timers[0].release()
+    deadline = time.monotonic() + 5
+    while len(seen) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    assert sorted(seen[1:]) == ["late", "quick"]
+
+
+def test_timers_closed_while_held() -> None:
+    timers = TimerThread(lambda error: None)
+    timers.timer(lambda: None)(1)
+    timers.hold()
+    timers.close()

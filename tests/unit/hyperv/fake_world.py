@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from pyhv.hyperv.partition import Partition
 from pyhv.hyperv.privileges import Features
@@ -43,6 +44,10 @@ class FakeWorld:
             return None
         return self.tsc_base + self.ns * self.khz // 1_000_000, self.ns
 
+    def guest_tsc(self) -> int | None:
+        pair = self.clock_pair()
+        return pair and pair[0]
+
     def tsc_khz(self) -> int:
         return self.khz
 
@@ -54,11 +59,14 @@ class FakeWorld:
     def inject_auto_eoi(self, vp_index: int, vector: int) -> None:
         self.auto_eois.append((vp_index, vector))
 
-    def arm_timer(self, vp_index: int, index: int, due_ticks: int | None) -> None:
-        if due_ticks is None:
-            self.armed.pop((vp_index, index), None)
-        else:
-            self.armed[vp_index, index] = due_ticks
+    def new_timer(self, vp_index: int, index: int) -> Callable[[int | None], None]:
+        def arm(delay_ticks: int | None) -> None:
+            if delay_ticks is None:
+                self.armed.pop((vp_index, index), None)
+            else:
+                self.armed[vp_index, index] = self.ns // 100 + delay_ticks
+
+        return arm
 
     def set_pv_eoi(self, vp_index: int, gpa: int | None) -> None:
         self.pv_eoi[vp_index] = gpa
