@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import guestcode
 import pytest
-from libguest import SCALE, SECONDS, drivers
+from libguest import SCALE, SECONDS, drivers, in_nested_host
 
 from pyhv import Machine
 from pyhv.hyperv.in_user import InUser
@@ -241,6 +241,50 @@ def test_a_step_of_the_clock_reaches_the_guest(step_ns: int, monkeypatch) -> Non
     first, last = (seen.pairs[name] for name in list(PAIRS)[1:3])
     real = (last[0] - first[0]) * seen.page[1] >> 64
     assert abs(last[1] - first[1] - real - step_ns // TICK_NS) <= 4  # roundings, and kvmclock's
+    before, ticks, after = seen.msrs[-1]
+    assert seen.by_page(before) <= ticks <= seen.by_page(after)
+
+
+WALL_STEPS_S = (3600, -7200, 3600)
+
+
+@pytest.mark.skipif(not in_nested_host(), reason="this machine's clock is not ours to change")
+@pytest.mark.parametrize("hyperv", drivers())
+def test_steps_of_the_hosts_wall_clock_are_not_seen(hyperv: str) -> None:
+    """An hour forth, two back, one forth again, while the guest reads."""
+    steps = list(WALL_STEPS_S)
+
+    def step(vm: Machine) -> None:
+        if steps:
+            time.clock_settime(time.CLOCK_REALTIME, time.time() + steps.pop(0))
+
+    seen = run(hyperv, 0.5, cpus=2, during=step)
+    assert not steps
+    assert seen.back == 0
+    check_truth(seen)
+
+
+@pytest.mark.parametrize("hyperv", drivers())
+def test_pauses(hyperv: str) -> None:
+    """Time stands in a pause and goes on after it, for two CPUs that read all the while."""
+    pauses: list[int] = []
+
+    def pause(vm: Machine) -> None:
+        if len(pauses) < 5:
+            vm.pause()
+            one = look(vm.board).kvmclock
+            time.sleep(0.02)
+            assert look(vm.board).kvmclock == one
+            vm.resume()
+            pauses.append(one)
+
+    seen = run(hyperv, 0.5, cpus=2, during=pause)
+    assert len(pauses) == 5
+    assert seen.back == 0
+    for name, (tsc, ticks) in seen.pairs.items():
+        found = seen.near(seen.host_tsc(tsc))
+        off = ticks * TICK_NS - found.kvmclock
+        assert abs(off) < SLACK_NS + found.width, (name, off, found)
     before, ticks, after = seen.msrs[-1]
     assert seen.by_page(before) <= ticks <= seen.by_page(after)
 
