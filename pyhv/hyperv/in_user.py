@@ -76,6 +76,7 @@ class InUser:
         self._tsc_offset = vcpus[0].tsc_offset()
         self._rdtsc, self._tsc_stable, self._tsc_look_at = rdtsc(), False, 0
         self._stopping = False
+        self.interrupt = vm.signal_msi  # an APIC id is a VP index
         self._timers = TimerThread(failed)
         self._auto_eois = [in_user_apic.AutoEois(self._timers) for _ in vcpus]
         if features.enabled:
@@ -173,10 +174,6 @@ class InUser:
     def tsc_khz(self) -> int:
         """Return the guest's TSC frequency."""
         return self._tsc_khz
-
-    def interrupt(self, vp_index: int, vector: int) -> bool:
-        """Send a fixed edge interrupt."""
-        return self.vm.signal_msi(vp_index, vector)
 
     def inject_auto_eoi(self, vp_index: int, vector: int) -> None:
         """Deliver without an ISR bit: on the vCPU's own thread, as soon as it takes interrupts."""

@@ -11,6 +11,7 @@ import threading
 from _collections import deque
 
 from ..errors import BadGpa, GuestFault
+from ..memory import PAGE_SIZE
 from .tlfs import (
     HV_EVENT_FLAGS_SIZE,
     HV_MESSAGE_FLAG_PENDING,
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from .stimer import Stimer
 
 
+NOWHERE = -1 << 20
+
+
 def fill_slot(memory: GuestMemory, gpa: int, message_type: int, payload: bytes) -> bool:
     """Write a message into the SIM slot at *gpa*; False, with the pending flag set, if it is full.
 
@@ -54,12 +58,17 @@ def fill_slot(memory: GuestMemory, gpa: int, message_type: int, payload: bytes) 
         memory.atomic_or(gpa + HV_MESSAGE_FLAGS_OFFSET, HV_MESSAGE_FLAG_PENDING)
         if u32[word] != HVMSG_NONE:
             return False
-    body = at + HV_MESSAGE_PAYLOAD_OFFSET
+    _store(memory, at, message_type, payload)
+    return True
+
+
+def _store(memory: GuestMemory, at: int, message_type: int, payload: bytes) -> None:
+    """Write a message into an empty slot, *at* in the mapping."""
+    body, word, u32 = at + HV_MESSAGE_PAYLOAD_OFFSET, at >> 2, memory.u32
     memory.bytes[body : body + len(payload)] = payload
     u32[word + 1] = len(payload)  # and flags and reserved: 0
     memory.u64[(at >> 3) + 1] = 0  # sender
     u32[word] = message_type  # last, and one store: from here on the message exists
-    return True
 
 
 class Synic:
@@ -76,6 +85,7 @@ class Synic:
         self.timers: tuple[Stimer, ...] = ()
         # KVM starts with SCONTROL = 1; no guest of QEMU sees that, it writes 0 at reset.
         self.control = self.siefp = self.simp = 0
+        self._sim_at = NOWHERE  # where the page is in the mapping of RAM
         self.sints = [HV_SYNIC_SINT_MASKED] * HV_SYNIC_SINT_COUNT
         self._queues: dict[int, deque[tuple[int, bytes]]] = {}
         self._auto_eoi: frozenset[int] = frozenset()
@@ -98,7 +108,12 @@ class Synic:
         """Take a guest's WRMSR to HV_X64_MSR_SIMP; what waited for the page is delivered."""
         with self.lock:
             self._overlays.place(self._sim, value)
-            self.simp = value
+            self.simp, self._sim_at = value, NOWHERE
+            if value & HV_PAGE_ENABLE:
+                try:
+                    self._sim_at = self._memory.offset(value & HV_PAGE_MASK, PAGE_SIZE)
+                except BadGpa:
+                    pass  # the guest put its page outside RAM: no message
             self._drain()
         self._world.synic_changed(self._vp_index)
 
@@ -173,17 +188,17 @@ class Synic:
         Return None if the slot is full or the page off, else whether the interrupt went out.
         With *drop* a message for a full slot is lost without a trace and counts as sent.
         """
-        if not self.simp & HV_PAGE_ENABLE:
+        at = self._sim_at + sint * HV_MESSAGE_SIZE
+        if at < 0:
             return None
-        gpa = (self.simp & HV_PAGE_MASK) + sint * HV_MESSAGE_SIZE
-        if drop:
-            try:
-                if self._memory.read_u32(gpa) != HVMSG_NONE:
-                    return True
-            except BadGpa:
+        if self._memory.u32[at >> 2] == HVMSG_NONE:
+            _store(self._memory, at, message_type, payload)
+        elif drop:
+            return True
+        else:
+            gpa = (self.simp & HV_PAGE_MASK) + sint * HV_MESSAGE_SIZE
+            if not fill_slot(self._memory, gpa, message_type, payload):
                 return None
-        if not fill_slot(self._memory, gpa, message_type, payload):
-            return None
         return self.raise_sint(sint)
 
     def raise_sint(self, sint: int) -> bool:
@@ -220,6 +235,7 @@ class Synic:
                 timer.clear()
             self._queues.clear()
             self.control = self.siefp = self.simp = 0
+            self._sim_at = NOWHERE
             for page in (self._sim, self._sief):
                 self._overlays.reset(page)
             self.sints[:] = [HV_SYNIC_SINT_MASKED] * HV_SYNIC_SINT_COUNT
