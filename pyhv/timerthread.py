@@ -18,11 +18,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TFD_CLOEXEC = 0o2000000
+TFD_TIMER_ABSTIME, TFD_CLOEXEC = 1, 0o2000000
 SYS_TIMERFD_SETTIME = 286
 CODE, RET = 64, 0xC3
 SECOND_NS = 1_000_000_000
-LONGEST_NS = 1 << 61
 AT_ONCE = 16  # events of one epoll_wait
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -31,13 +30,13 @@ _Settime = ctypes.PYFUNCTYPE(None)
 
 
 class Timer:
-    """One timerfd, relative to now, CLOCK_MONOTONIC. ``set(delay_ns)`` arms it again, or disarms.
+    """One timerfd on CLOCK_MONOTONIC. ``set(due_ns)`` arms it again, or disarms it.
 
     Python has timerfd_settime from 3.13 on only, and ctypes spends 4,000 instructions on its four
     arguments (measured), so the call is a few bytes of code that have them in.
     """
 
-    __slots__ = ("_code", "_delay", "_seconds", "_settime", "fd")
+    __slots__ = ("_code", "_second_ns", "_settime", "_value", "fd")
 
     def __init__(self) -> None:
         self.fd = _libc.timerfd_create(time.CLOCK_MONOTONIC, TFD_CLOEXEC)
@@ -54,23 +53,23 @@ class Timer:
         code = (
             b"\xb8" + SYS_TIMERFD_SETTIME.to_bytes(4, "little"),  # mov eax, number
             b"\xbf" + self.fd.to_bytes(4, "little"),  # mov edi, fd
-            b"\x31\xf6",  # xor esi, esi: relative
+            b"\xbe" + TFD_TIMER_ABSTIME.to_bytes(4, "little"),  # mov esi, flags
             b"\x48\xba" + address.to_bytes(8, "little"),  # mov rdx, itimerspec
             b"\x4d\x31\xd2\x0f\x05\xc3",  # xor r10, r10; syscall; ret
         )
         page[CODE : CODE + sum(map(len, code))] = b"".join(code)
-        self._delay = memoryview(page).cast("Q")
-        self._seconds = False
+        self._value = memoryview(page).cast("Q")
+        self._second_ns = 0  # what the value has in its seconds
         self._settime = _Settime(address + CODE)
 
-    def set(self, delay_ns: int) -> None:
-        """Expire once, *delay_ns* from now (at least 1); 0 disarms. Any thread."""
-        delay = self._delay
-        if delay_ns < SECOND_NS and not self._seconds:
-            delay[3] = delay_ns
+    def set(self, due_ns: int) -> None:
+        """Expire once, at *due_ns* or, if that has passed, at once; 0 disarms. Any thread."""
+        ns = due_ns - self._second_ns
+        if 0 <= ns < SECOND_NS:
+            self._value[3] = ns
         else:
-            delay[2], delay[3] = divmod(min(delay_ns, LONGEST_NS), SECOND_NS)
-            self._seconds = delay[2] != 0
+            seconds, ns = divmod(due_ns, SECOND_NS)
+            self._value[2], self._value[3], self._second_ns = seconds, ns, due_ns - ns
         self._settime()
 
     def close(self) -> None:

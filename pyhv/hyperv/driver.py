@@ -39,9 +39,9 @@ class World(Protocol):
         """Deliver an interrupt that leaves no ISR bit (SINT with AutoEOI)."""
 
     def new_timer(self, vp_index: int, index: int) -> Callable[[int | None], None]:
-        """Return a function that arms a timer by a delay in 100 ns, or with None disarms it. Then
-        ``partition.vps[vp_index].stimers[index].expire()`` is called once, on a thread of its own.
-        It must look at the clock: the call may be early, or one that was called off."""
+        """Return a function that arms a timer by its reference time, 100 ns, or with None disarms
+        it. Then ``partition.vps[vp_index].stimers[index].expire()`` is called once, on a thread of
+        its own. It must look at the clock: the call may be early, or one that was called off."""
 
     def set_pv_eoi(self, vp_index: int, gpa: int | None) -> None:
         """Let KVM use the byte at *gpa* for lazy EOI; None ends it."""

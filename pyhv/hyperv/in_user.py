@@ -14,6 +14,7 @@ import time
 from ..bus import io_word
 from ..errors import HostError, UndefinedOpcode
 from ..kvm import requests, uapi
+from ..kvm.vm import zero_ns
 from ..memory import rdtsc
 from ..timerthread import TimerThread
 from . import in_user_apic
@@ -75,6 +76,7 @@ class InUser:
         self._tsc_khz = vcpus[0].tsc_khz()
         self._tsc_offset = vcpus[0].tsc_offset()
         self._rdtsc, self._tsc_stable, self._tsc_look_at = rdtsc(), False, 0
+        self._skew_ns = self._skew_until_ns = 0
         self._stopping = False
         self.interrupt = vm.signal_msi  # an APIC id is a VP index
         self._timers = TimerThread(failed)
@@ -180,23 +182,38 @@ class InUser:
         self._auto_eois[vp_index].add(vector)
 
     def new_timer(self, vp_index: int, index: int) -> Callable[[int | None], None]:
-        """Return what arms a synthetic timer; its timerfd is made when that is used first.
-
-        By the delay and not by CLOCK_MONOTONIC's value: once the TSC page is valid, reference time
-        and CLOCK_MONOTONIC drift apart.
-        """
+        """Return what arms a synthetic timer; its timerfd is made when that is used first."""
         arm: Callable[[int], None] | None = None
+        monotonic_ns = time.monotonic_ns
 
-        def arm_by(delay_ticks: int | None) -> None:
+        def arm_at(due_ticks: int | None) -> None:
             nonlocal arm
             if arm is None:
                 try:
                     arm = self._timers.timer(self.partition.vps[vp_index].stimers[index].expire)
                 except (OSError, RuntimeError) as error:
                     raise HostError(f"timerfd of synthetic timer {index}: {error}") from error
-            arm(delay_ticks * 100 if delay_ticks else 0)
+            if due_ticks is None:
+                arm(0)
+                return
+            due_ns = due_ticks * 100 + self._skew_ns
+            if not monotonic_ns() < min(due_ns, self._skew_until_ns):
+                self._measure_skew()
+                due_ns = max(due_ticks * 100 + self._skew_ns, 1)
+            arm(due_ns)
 
-        return arm_by
+        return arm_at
+
+    def _measure_skew(self) -> None:
+        """Compare CLOCK_MONOTONIC with the reference time; a timer may be late, not early.
+
+        With the reference time itself and not with kvmclock: once the TSC page is valid the two
+        drift apart. So it is done once a second, and when a timer expired early: without a new
+        skew it would expire again at once, and again.
+        """
+        ticks = self.partition.clock.ticks
+        self._skew_ns = zero_ns(lambda: ticks() * 100)
+        self._skew_until_ns = time.monotonic_ns() + 1_000_000_000
 
     def set_pv_eoi(self, vp_index: int, gpa: int | None) -> None:
         """Use KVM's own lazy EOI: it shares its code with the Hyper-V assist page."""
@@ -299,6 +316,7 @@ class InUser:
             vcpu.clock_stopped()
         self.vm.thaw_clock()
         self.partition.refresh()
+        self._measure_skew()
         self._timers.release()
 
     def stop(self) -> None:

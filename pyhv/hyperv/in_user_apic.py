@@ -6,6 +6,7 @@ All of it runs on the vCPU's own thread, outside KVM_RUN.
 from __future__ import annotations
 
 import ctypes
+import time
 
 from ..kvm import requests, uapi
 from .tlfs import HV_X64_MSR_EOI, HV_X64_MSR_ICR, HV_X64_MSR_TPR
@@ -191,7 +192,7 @@ class AutoEois:
         if waiting:
             if self._retry is None:
                 self._retry = self._timers.timer(lambda: self._thread.request(self._attempt))
-            self._retry(RETRY_NS)
+            self._retry(time.monotonic_ns() + RETRY_NS)
 
 
 def flush_tlb(vcpu: Vcpu) -> None:

@@ -176,18 +176,17 @@ class Stimer:
             elif now >= self.expires:
                 # Ticks that were missed are lost, the phase is kept; the lazy bit means nothing.
                 self.expires = now + self.count - (now - self.expires) % self.count
-            delay = max(self.expires - now, MIN_PERIOD_TICKS)
+            due = max(self.expires, now + MIN_PERIOD_TICKS)
         else:
-            self.expires = self.count
-            delay = self.expires - now
-            if delay <= 0:  # TLFS: a count in the past expires at once
+            due = self.expires = self.count
+            if now >= due:  # TLFS: a count in the past expires at once
                 self._fire(now)
                 if not self.pending:
                     self.expires = 0
                 self._disarm()
                 return
         self._armed = True
-        self._arm(delay)
+        self._arm(due)
 
     def _fire(self, now: int) -> None:
         config = self.config

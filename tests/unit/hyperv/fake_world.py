@@ -60,11 +60,11 @@ class FakeWorld:
         self.auto_eois.append((vp_index, vector))
 
     def new_timer(self, vp_index: int, index: int) -> Callable[[int | None], None]:
-        def arm(delay_ticks: int | None) -> None:
-            if delay_ticks is None:
+        def arm(due_ticks: int | None) -> None:
+            if due_ticks is None:
                 self.armed.pop((vp_index, index), None)
             else:
-                self.armed[vp_index, index] = self.ns // 100 + delay_ticks
+                self.armed[vp_index, index] = due_ticks
 
         return arm
 
