@@ -1,8 +1,8 @@
-"""A thread that waits for timerfds and calls what is due: in_user's synthetic timers.
+"""Threads that sleep in a timerfd each and call what is due: in_user's synthetic timers.
 
-One timerfd per timer, so the kernel keeps the order, and to set one takes no lock. Not time.sleep
-and not Event.wait: both add the kernel's 50 us timer slack (measured); and not the event loop,
-whose disk I/O would make a tick late.
+One timerfd and thread per timer that is used: the kernel keeps the order, to set one takes no lock,
+and a blocking read is the cheapest way to be woken. Not time.sleep and not Event.wait: both add the
+kernel's 50 us timer slack (measured); and not the event loop, whose disk I/O makes a tick late.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import select
 import threading
 import time
 
@@ -22,7 +21,6 @@ TFD_TIMER_ABSTIME, TFD_CLOEXEC = 1, 0o2000000
 SYS_TIMERFD_SETTIME = 286
 CODE, RET = 64, 0xC3
 SECOND_NS = 1_000_000_000
-AT_ONCE = 16  # events of one epoll_wait
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # PYFUNCTYPE keeps the GIL: the call takes less than giving it up does
@@ -79,97 +77,93 @@ class Timer:
         self.fd = -1
 
 
-class TimerThread:
-    """Timers by number of their descriptor; the thread starts with the first of them."""
+class Timers:
+    """The timers of one machine, each with its thread; :meth:`close` ends them."""
 
     def __init__(self, failed: Callable[[BaseException], None]) -> None:
         self._failed = failed
         self._lock = threading.Lock()
-        self._epoll: select.epoll | None = None
-        self._timers: list[Timer] = []  # the first one is there to wake the thread
-        self._functions: dict[int, Callable[[], None]] = {}
+        self._timers: list[tuple[Timer, threading.Thread, threading.Event]] = []
         self._gate: threading.Event | None = None  # not None: stand there
-        self._standing = threading.Event()
         self._ended = False
-        self._thread: threading.Thread | None = None
 
     def timer(self, function: Callable[[], None]) -> Callable[[int], None]:
-        """Make a timer that calls *function* on the thread; return its :meth:`Timer.set`.
+        """Make a timer that calls *function* on its thread; return its :meth:`Timer.set`.
 
-        A timer that is set again just before it expires may call all the same.
+        *function* may be called too early, and when the timer was set again or disarmed just
+        before it expired; it must look at the clock, and set the timer again.
 
         :raises OSError: no descriptor is left. RuntimeError: no thread.
         """
         with self._lock:
             if self._ended:
                 return _nothing
-            if self._epoll is None:
-                self._epoll = select.epoll()
-            if not self._timers:
-                self._add(_nothing)
-            made = self._add(function)
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="timers", daemon=True)
+            timer, standing = Timer(), threading.Event()
+            thread = threading.Thread(
+                target=self._run, args=(timer.fd, function, standing), name="timer", daemon=True
+            )
+            try:
                 thread.start()
-                self._thread = thread
-            return made.set
+            except RuntimeError:
+                timer.close()
+                raise
+            self._timers.append((timer, thread, standing))
+            return timer.set
 
-    def _add(self, function: Callable[[], None]) -> Timer:
-        timer = Timer()
-        self._timers.append(timer)
-        self._functions[timer.fd] = function
-        # Edge-triggered: no read is needed, setting it again takes its count away.
-        self._epoll.register(timer.fd, select.EPOLLIN | select.EPOLLET)
-        return timer
-
-    def _run(self) -> None:
-        poll, functions = self._epoll.poll, self._functions
+    def _run(self, fd: int, function: Callable[[], None], standing: threading.Event) -> None:
+        read = os.read
+        # Looked at on both sides of the read: the function may have set the timer after who holds
+        # or ends it did.
         while not self._ended:
-            events = poll(-1, AT_ONCE)
-            gate = self._gate
-            if gate is not None:
-                self._standing.set()
-                gate.wait()
-            for fd, _ in events:
-                try:
-                    functions[fd]()
-                except Exception as error:
-                    self._failed(error)
+            if self._gate is not None:
+                self._stand(standing)
+            read(fd, 8)
+            if self._gate is not None:
+                self._stand(standing)
+            if self._ended:
+                return
+            try:
+                function()
+            except Exception as error:
+                self._failed(error)
+
+    def _stand(self, standing: threading.Event) -> None:
+        gate = self._gate
+        if gate is not None:
+            standing.set()
+            gate.wait()
 
     def hold(self) -> None:
-        """Call nobody from now on, until :meth:`release`; what is due then is called then."""
+        """Call nobody from now on, until :meth:`release`, which has everybody look at the clock."""
         with self._lock:
             if self._gate is None:
                 self._gate = threading.Event()
-                self._standing.clear()
-                if self._thread is not None:
-                    self._timers[0].set(1)
-                    self._standing.wait()
+                for timer, _, standing in self._timers:
+                    standing.clear()
+                    timer.set(1)
+                for _, _, standing in self._timers:
+                    standing.wait()
 
     def release(self) -> None:
         """Undo :meth:`hold`."""
         with self._lock:
-            if self._gate is not None:
-                self._gate.set()
-                self._gate = None
+            gate, self._gate = self._gate, None
+            if gate is not None:
+                gate.set()
 
     def close(self) -> None:
-        """End the thread and close the descriptors; not from the timer thread."""
+        """End the threads and close the descriptors; not from one of them. Idempotent."""
         with self._lock:
             self._ended = True
-            if self._gate is not None:
-                self._gate.set()
-            if self._thread is not None:
-                self._timers[0].set(1)
-                self._thread.join()
-                self._thread = None
-            for timer in self._timers:
+            gate, self._gate = self._gate, None
+            if gate is not None:
+                gate.set()
+            for timer, _, _ in self._timers:
+                timer.set(1)
+            for timer, thread, _ in self._timers:
+                thread.join()
                 timer.close()
             self._timers.clear()
-            self._functions.clear()
-            if self._epoll is not None:
-                self._epoll.close()
-                self._epoll = None
 
 
 def _nothing(*arguments: object) -> None:

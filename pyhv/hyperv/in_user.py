@@ -16,7 +16,7 @@ from ..errors import HostError, UndefinedOpcode
 from ..kvm import requests, uapi
 from ..kvm.vm import zero_ns
 from ..memory import rdtsc
-from ..timerthread import TimerThread
+from ..timerthread import Timers
 from . import in_user_apic
 from .hypercalls import caller
 from .partition import Partition
@@ -79,7 +79,7 @@ class InUser:
         self._skew_ns = self._skew_until_ns = 0
         self._stopping = False
         self.interrupt = vm.signal_msi  # an APIC id is a VP index
-        self._timers = TimerThread(failed)
+        self._timers = Timers(failed)
         self._auto_eois = [in_user_apic.AutoEois(self._timers) for _ in vcpus]
         if features.enabled:
             vm.filter_msrs(FIRST_MSR, MSR_COUNT)
@@ -196,8 +196,8 @@ class InUser:
             if due_ticks is None:
                 arm(0)
                 return
-            due_ns = due_ticks * 100 + self._skew_ns
-            if not monotonic_ns() < min(due_ns, self._skew_until_ns):
+            due_ns, now_ns = due_ticks * 100 + self._skew_ns, monotonic_ns()
+            if now_ns >= due_ns or now_ns >= self._skew_until_ns:
                 self._measure_skew()
                 due_ns = max(due_ticks * 100 + self._skew_ns, 1)
             arm(due_ns)

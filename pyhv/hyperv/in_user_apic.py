@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..kvm.vcpu import Vcpu
     from ..runloop import VcpuThread
-    from ..timerthread import TimerThread
+    from ..timerthread import Timers
 
 RETRY_NS = 100_000
 _PAGE = ctypes.c_uint32 * 256
@@ -166,7 +166,7 @@ def inject_interrupt(vcpu: Vcpu, vector: int) -> bool:
 class AutoEois:
     """The vectors of one vCPU that wait to be delivered without an ISR bit (SINT with AutoEOI)."""
 
-    def __init__(self, timers: TimerThread) -> None:
+    def __init__(self, timers: Timers) -> None:
         self._timers = timers
         self._waiting: set[int] = set()
         self._retry: Callable[[int], None] | None = None

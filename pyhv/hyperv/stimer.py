@@ -106,20 +106,17 @@ class Stimer:
         """
         if not self._features.synic:
             raise GuestFault("stimer count")
-        with self._lock:
+        lock = self._lock
+        lock.acquire()  # half of what ``with`` takes (measured)
+        try:
             config = self.config
             if value == 0:
                 config &= ~HV_STIMER_ENABLE
             elif config & HV_STIMER_AUTO_ENABLE:
                 config |= HV_STIMER_ENABLE
             self._restart(config, value)
-
-    def _restart(self, config: int, count: int) -> None:
-        self.config, self.count, self.pending, self.expires = config, count, False, 0
-        if config & HV_STIMER_ENABLE:
-            self._process()
-        else:
-            self._disarm()
+        finally:
+            lock.release()
 
     def expire(self) -> None:
         """The time may have come: look. On any thread but the VP's.
@@ -127,11 +124,16 @@ class Stimer:
         A call that comes too early, or late for a timer that was stopped or moved, does no harm.
         """
         lock = self._lock
-        lock.acquire()  # half of what ``with`` takes (measured)
+        lock.acquire()
         try:
             if self._armed:
+                now, expires = self._ticks(), self.expires
+                if now < expires:
+                    self._arm(expires)
+                    return
                 self._armed = False
-                self._process()
+                if self._fire(now) and self.config & HV_STIMER_PERIODIC:
+                    self._next(now)
         finally:
             lock.release()
 
@@ -140,55 +142,57 @@ class Stimer:
 
         The lock is held.
         """
-        if not self.config & HV_STIMER_DIRECT:
-            self._process()
+        config = self.config
+        if not config & HV_STIMER_DIRECT and config & HV_STIMER_ENABLE:
+            now = self._ticks()
+            if self._fire(now) and config & HV_STIMER_PERIODIC:
+                self._next(now)
 
     def clear(self) -> None:
         """Disarm and zero; lock held."""
-        self._cancel()
-        self.config = self.count = 0
-
-    def _cancel(self) -> None:
         self._disarm()
-        self.pending, self.expires = False, 0
+        self.config = self.count = self.expires = 0
+        self.pending = False
 
     def _disarm(self) -> None:
         if self._armed:
             self._armed = False
             self._arm(None)
 
-    def _process(self) -> None:
-        """Fire if it is time, then start or stop."""
-        if not self.config & HV_STIMER_ENABLE:
+    def _restart(self, config: int, count: int) -> None:
+        """Start or stop with these values; of an expiry before nothing is left."""
+        self.config, self.count, self.pending, self.expires = config, count, False, 0
+        if not (config & HV_STIMER_ENABLE and count):
+            self._disarm()
             return
         now = self._ticks()
-        if self.expires and now >= self.expires:
+        if config & HV_STIMER_PERIODIC:
+            self.expires = now
+            self._next(now)
+            return
+        self.expires = count
+        if now < count:
+            self._armed = True
+            self._arm(count)
+        else:  # TLFS: a count in the past expires at once
+            self._disarm()
             self._fire(now)
-        if not (self.config & HV_STIMER_ENABLE and self.count):
-            self._cancel()
-        elif not self.pending:
-            self._start(now)
 
-    def _start(self, now: int) -> None:
-        if self.config & HV_STIMER_PERIODIC:
-            if not self.expires:
-                self.expires = now + self.count
-            elif now >= self.expires:
-                # Ticks that were missed are lost, the phase is kept; the lazy bit means nothing.
-                self.expires = now + self.count - (now - self.expires) % self.count
-            due = max(self.expires, now + MIN_PERIOD_TICKS)
-        else:
-            due = self.expires = self.count
-            if now >= due:  # TLFS: a count in the past expires at once
-                self._fire(now)
-                if not self.pending:
-                    self.expires = 0
-                self._disarm()
-                return
-        self._armed = True
-        self._arm(due)
+    def _next(self, now: int) -> None:
+        """Arm a periodic timer for the first of its times after *now*.
 
-    def _fire(self, now: int) -> None:
+        Ticks that were missed are lost, the phase is kept; the lazy bit means nothing.
+        """
+        count = self.count
+        due = self.expires + count
+        if due <= now:
+            due = now + count - (now - self.expires) % count
+        self.expires, self._armed = due, True
+        # one that is due in between is met late, at the bound
+        self._arm(due if count >= MIN_PERIOD_TICKS else max(due, now + MIN_PERIOD_TICKS))
+
+    def _fire(self, now: int) -> bool:
+        """Send message or interrupt; return whether that is done, and pending no more."""
         config = self.config
         # Before the attempt: the guest may write EOM as soon as it sees the pending flag.
         self.pending = True
@@ -198,7 +202,9 @@ class Stimer:
             payload = self._head + EXPIRATION_AND_DELIVERY(self.expires & U64, now & U64)
             drop = bool(config & HV_STIMER_PERIODIC)
             sent = self._deliver(_sint(config), HVMSG_TIMER_EXPIRED, payload, drop=drop)
-        if sent:
-            self.pending = False
-            if not config & HV_STIMER_PERIODIC:
-                self.config = config & ~HV_STIMER_ENABLE
+        if not sent:
+            return False
+        self.pending = False
+        if not config & HV_STIMER_PERIODIC:
+            self.config, self.expires = config & ~HV_STIMER_ENABLE, 0
+        return True

@@ -70,7 +70,8 @@ def run(path: str, **options: object) -> tuple[Stop, list[int], Machine]:
     options = {"cpu": None, "memory": "16M", "hyperv": chosen["driver"]} | options
     before = rss_kib()
     with Machine(kernel=path, **options) as vm:
-        threads = threading.active_count() + 3  # the loop, the timers, the vCPU
+        # the loop, the vCPUs, four synthetic timers each and one for AutoEOI
+        threads = threading.active_count() + 1 + 6 * len(vm.board.vcpus)
         vm.start()
         stop = vm.wait(10 * SECONDS)
         assert threading.active_count() <= threads

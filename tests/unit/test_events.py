@@ -10,7 +10,7 @@ import time
 import pytest
 
 from pyhv.events import EventLoop
-from pyhv.timerthread import Timer, TimerThread
+from pyhv.timerthread import Timer, Timers
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_call_after_close_is_harmless() -> None:
 @pytest.fixture
 def timers():
     errors: list[BaseException] = []
-    timers = TimerThread(errors.append)
+    timers = Timers(errors.append)
     yield timers, errors
     timers.close()
 
@@ -139,16 +139,17 @@ def test_timer_may_rearm_itself(timers) -> None:
 
 
 def test_one_that_expired_unseen_is_moved(timers) -> None:
-    """Set again before the thread looked: it expires at the new time only."""
-    hold, entered, fired = threading.Event(), threading.Event(), []
+    """Set again before its thread looked: it expires at the new time only."""
+    hold, entered = threading.Event(), threading.Event()
+    fired: list[int] = []
 
     def busy() -> None:
+        fired.append(time.monotonic_ns())
         entered.set()
         hold.wait(5)
 
-    block = timers[0].timer(busy)
-    arm = timers[0].timer(lambda: fired.append(time.monotonic_ns()))
-    block(1)
+    arm = timers[0].timer(busy)
+    arm(1)
     assert entered.wait(5)
     arm(1)
     time.sleep(0.01)  # it expires while the thread cannot see it
@@ -156,10 +157,10 @@ def test_one_that_expired_unseen_is_moved(timers) -> None:
     arm(due)
     hold.set()
     deadline = time.monotonic() + 5
-    while not fired:
+    while len(fired) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    assert fired[0] >= due
+    assert fired[1] >= due
 
 
 @pytest.mark.parametrize("delay_ns", [999_999_999, 1_000_000_000, 1_500_000_000, 1 << 60])
@@ -189,7 +190,7 @@ def test_timer_error_is_told(timers) -> None:
 def test_timers_leave_nothing() -> None:
     before, fds = threading.active_count(), len(os.listdir("/proc/self/fd"))
     for _ in range(20):
-        timers = TimerThread(lambda error: None)
+        timers = Timers(lambda error: None)
         timers.timer(lambda: None)(1)
         timers.timer(lambda: None)(1 << 62)
         timers.close()
@@ -220,14 +221,13 @@ def test_held_timers_call_nobody(timers) -> None:
     assert seen == ["slow"]
     timers[0].release()
     deadline = time.monotonic() + 5
-    while len(seen) < 3:
+    while set(seen) != {"slow", "late", "quick"}:
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    assert sorted(seen[1:]) == ["late", "quick"]
 
 
 def test_timers_closed_while_held() -> None:
-    timers = TimerThread(lambda error: None)
+    timers = Timers(lambda error: None)
     timers.timer(lambda: None)(1)
     timers.hold()
     timers.close()
