@@ -1,7 +1,8 @@
 """The public Machine: what outlives a reset, and the calls a test or the command line makes.
 
 Threads: one per vCPU, the event loop (which also builds and buries boards at a reset), and
-with in_user one per synthetic timer that is used. ``with Machine(...) as vm`` leaves none of them behind.
+with in_user one per synthetic timer that is used. ``with Machine(...) as vm`` leaves none of
+them behind.
 """
 
 from __future__ import annotations

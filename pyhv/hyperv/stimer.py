@@ -11,6 +11,7 @@ from _struct import Struct
 from ..errors import GuestFault
 from .features import DIRECT_SYNTHETIC_TIMERS
 from .privileges import Gate
+from .synic import FULL
 from .tlfs import (
     HV_STIMER_AUTO_ENABLE,
     HV_STIMER_DIRECT,
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from .privileges import Features
     from .synic import Synic
 
-U64 = 0xFFFFFFFFFFFFFFFF
-EXPIRATION_AND_DELIVERY = Struct("<QQ").pack
+#: a message after its type: size, flags, reserved (32 bits); sender; timer, expiration, delivery;
+#: the last two fit into 64 bits, for it is sent when its time has come
+REST, REST_BYTES = Struct("<IQQQQ").pack_into, 24
 DIRECT_GATE = Gate(leaf3_edx=DIRECT_SYNTHETIC_TIMERS)
 #: A periodic timer is looked at no sooner than this (100 us), whatever its period: KVM is held
 #: back by its VM entries; without a bound a guest would have our timer thread spin.
@@ -50,10 +52,11 @@ class Stimer:
     __slots__ = (
         "_arm",
         "_armed",
-        "_deliver",
         "_features",
-        "_head",
+        "_index",
         "_lock",
+        "_memory",
+        "_synic",
         "_ticks",
         "_vp_index",
         "_world",
@@ -73,9 +76,9 @@ class Stimer:
         index: int,
     ) -> None:
         self._world, self._features, self._vp_index = world, features, vp_index
-        self._lock, self._deliver, self._ticks = synic.lock, synic.deliver, clock.ticks
+        self._synic, self._lock, self._ticks = synic, synic.lock, clock.ticks
+        self._memory, self._index = world.memory, index
         self._arm = world.new_timer(vp_index, index)
-        self._head = index.to_bytes(8, "little")  # of the message: index, 4 reserved bytes
         self._armed = False
         self.config = self.count = self.expires = 0
         self.pending = False
@@ -199,12 +202,21 @@ class Stimer:
         if config & HV_STIMER_DIRECT:
             sent = self._world.interrupt(self._vp_index, config >> HV_STIMER_VECTOR_SHIFT & 0xFF)
         else:
-            payload = self._head + EXPIRATION_AND_DELIVERY(self.expires & U64, now & U64)
-            drop = bool(config & HV_STIMER_PERIODIC)
-            sent = self._deliver(_sint(config), HVMSG_TIMER_EXPIRED, payload, drop=drop)
+            sent = self._message(config >> HV_STIMER_SINT_SHIFT & 0xF, now)
         if not sent:
             return False
         self.pending = False
         if not config & HV_STIMER_PERIODIC:
             self.config, self.expires = config & ~HV_STIMER_ENABLE, 0
         return True
+
+    def _message(self, sint: int, now: int) -> bool:
+        """Write a timer's message and raise its SINT; False: try again when the slot is empty."""
+        synic, periodic = self._synic, self.config & HV_STIMER_PERIODIC
+        at = synic.slot(sint, not periodic)
+        if at < 0:
+            return bool(periodic) and at == FULL  # then this tick is lost, without a trace
+        memory = self._memory
+        REST(memory.bytes, at + 4, REST_BYTES, 0, self._index, self.expires, now)
+        memory.u32[at >> 2] = HVMSG_TIMER_EXPIRED  # last: from here on the message exists
+        return synic.raise_sint(sint)

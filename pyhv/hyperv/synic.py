@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .stimer import Stimer
 
 
-NOWHERE = -1 << 20
+FULL, NOWHERE = -1, -1 << 20
 
 
 def fill_slot(memory: GuestMemory, gpa: int, message_type: int, payload: bytes) -> bool:
@@ -53,13 +53,16 @@ def fill_slot(memory: GuestMemory, gpa: int, message_type: int, payload: bytes) 
         at = memory.offset(gpa, HV_MESSAGE_SIZE)
     except BadGpa:
         return False
-    u32, word = memory.u32, at >> 2
-    if u32[word] != HVMSG_NONE:
-        memory.atomic_or(gpa + HV_MESSAGE_FLAGS_OFFSET, HV_MESSAGE_FLAG_PENDING)
-        if u32[word] != HVMSG_NONE:
-            return False
+    if memory.u32[at >> 2] != HVMSG_NONE and not _emptied(memory, gpa, at):
+        return False
     _store(memory, at, message_type, payload)
     return True
+
+
+def _emptied(memory: GuestMemory, gpa: int, at: int) -> bool:
+    """Set a full slot's pending flag, and look again."""
+    memory.atomic_or(gpa + HV_MESSAGE_FLAGS_OFFSET, HV_MESSAGE_FLAG_PENDING)
+    return memory.u32[at >> 2] == HVMSG_NONE
 
 
 def _store(memory: GuestMemory, at: int, message_type: int, payload: bytes) -> None:
@@ -180,25 +183,29 @@ class Synic:
         if not queue:
             del self._queues[sint]
 
-    def deliver(
-        self, sint: int, message_type: int, payload: bytes, *, drop: bool = False
-    ) -> bool | None:
-        """Write a message and raise the SINT; the lock is held.
+    def slot(self, sint: int, pending: bool = True) -> int:
+        """Return where the empty slot *sint* is in the mapping of RAM; the lock is held.
 
-        Return None if the slot is full or the page off, else whether the interrupt went out.
-        With *drop* a message for a full slot is lost without a trace and counts as sent.
+        :returns: FULL, with the slot's pending flag set if *pending*, or NOWHERE: the page is off.
         """
         at = self._sim_at + sint * HV_MESSAGE_SIZE
         if at < 0:
-            return None
-        if self._memory.u32[at >> 2] == HVMSG_NONE:
-            _store(self._memory, at, message_type, payload)
-        elif drop:
-            return True
-        else:
+            return NOWHERE
+        if self._memory.u32[at >> 2] != HVMSG_NONE:
             gpa = (self.simp & HV_PAGE_MASK) + sint * HV_MESSAGE_SIZE
-            if not fill_slot(self._memory, gpa, message_type, payload):
-                return None
+            if not pending or not _emptied(self._memory, gpa, at):
+                return FULL
+        return at
+
+    def deliver(self, sint: int, message_type: int, payload: bytes) -> bool | None:
+        """Write a message and raise the SINT; the lock is held.
+
+        Return None if the slot is full or the page off, else whether the interrupt went out.
+        """
+        at = self.slot(sint)
+        if at < 0:
+            return None
+        _store(self._memory, at, message_type, payload)
         return self.raise_sint(sint)
 
     def raise_sint(self, sint: int) -> bool:
