@@ -10,7 +10,7 @@ from libguest import SCALE, in_nested_host, run
 pytestmark = [pytest.mark.kvm, pytest.mark.usefixtures("nothing_left", "driver")]
 
 CPU = "host,hv_vpindex,hv_tlbflush"
-ROUNDS = max(int(2000 * SCALE), 100)
+ROUNDS = max(int(2000 * SCALE), 40)
 SECOND_CPU = 2  # processor mask
 #: input value, qwords of input
 CALLS = {
