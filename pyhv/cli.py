@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .options import Parsed
 
 #: options for which watching.py is imported
-WATCHING = ("trace", "trace-file", "top")
+WATCHING = ("trace", "trace-file", "top", "audit")
 HELP = """\
 pyhv runs a virtual machine on KVM and gives its guest the Hyper-V interface.
 
@@ -39,6 +39,7 @@ and looks things up (each has --help):
   pyhv caps                             which of them this host can give
   pyhv doctor                           why /dev/kvm does not work
   pyhv cpuid dump.txt                   a CPUID dump in names and as flags
+  pyhv audit trace.jsonl                what of it a guest used, why not more
 
 On a terminal, Ctrl-A x quits. Not installed? Write python3 -m pyhv for pyhv."""
 
@@ -259,7 +260,7 @@ def _lookup(name: str) -> Callable[[list[str]], int]:
 
 
 #: the commands of pyhv/lookup, which only they import
-LOOKUP = ("explain", "caps", "doctor", "cpuid")
+LOOKUP = ("explain", "caps", "doctor", "cpuid", "audit")
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run_command,

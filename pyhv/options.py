@@ -104,6 +104,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                choices=("text", "jsonl", "chrome")),
         Option("--trace-file", "FILE", "where the trace goes; default: standard error"),
         Option("--top", "", "what exits most, every second on standard error"),
+        Option("--audit", "", "at the end: what of Hyper-V the guest was offered, enabled, used"),
     ),
     "Other": (
         Option("--debug", "", "a traceback with every error, registers with every ending"),

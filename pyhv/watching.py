@@ -25,6 +25,10 @@ def attach(machine: Machine, parsed: Parsed, say: Callable[[str], None]) -> Call
         get = parsed.get
         form, top = get("trace-format") or "text", "top" in parsed
         closers.append(TraceSession(machine, get("trace"), form, get("trace-file"), top, say).close)
+    if "audit" in parsed:
+        from .lookup.live import LiveAudit
+
+        closers.append(LiveAudit(machine, say).close)
 
     def close() -> None:
         for closer in reversed(closers):

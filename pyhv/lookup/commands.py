@@ -101,7 +101,40 @@ DOCTOR = Command(
     most=0,
 )
 
-COMMANDS: dict[str, Command] = {command.name: command for command in (EXPLAIN, CAPS, DOCTOR, CPUID)}
+AUDIT = Command(
+    "audit",
+    "what a guest was offered, enabled, really used; and why not",
+    "[TRACE|-]",
+    (
+        "Compares what CPUID advertised with what the guest enabled and really used, with counts, "
+        "and names the probable reason where an advertised thing is not used. pyhv run --audit "
+        "does it live; here a recorded trace is read.",
+        "Traces: pyhv run --trace msr,hypercall --trace-format jsonl --trace-file FILE; of any "
+        "other VMM on KVM the text of the kernel's trace points kvm:kvm_msr and "
+        "kvm:kvm_hv_hypercall (trace-cmd report, perf script), or their histograms "
+        "(hist:keys=ecx,write).",
+    ),
+    (
+        Switch(("--cpu",), "TEXT", "the -cpu that the guest ran with"),
+        Switch(("--cpuid",), "FILE", "or a dump of what it saw, of any form of pyhv cpuid"),
+        JSON,
+    ),
+    (
+        (0, "nothing that costs"),
+        (1, "something costs: it is marked with *"),
+        (2, "no trace, or a wrong command line"),
+    ),
+    (
+        "pyhv audit --cpu host,kvm=off,hv_time,hv_vpindex trace.jsonl",
+        "trace-cmd record -e kvm:kvm_msr sleep 60; trace-cmd report > t",
+        "pyhv audit --cpuid guest-cpuid.txt t",
+    ),
+    most=1,
+)
+
+COMMANDS: dict[str, Command] = {
+    command.name: command for command in (EXPLAIN, CAPS, DOCTOR, CPUID, AUDIT)
+}
 
 
 def run(name: str, arguments: list[str]) -> tuple[str, int]:

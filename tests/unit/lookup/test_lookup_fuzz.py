@@ -13,7 +13,7 @@ from test_cpuid_lookup import BOOT, LINES
 from test_explain import DOMAIN
 
 from pyhv.errors import PyhvError
-from pyhv.lookup import cpuid, dumps, explain, libvirt, source
+from pyhv.lookup import cpuid, dumps, evidence, explain, libvirt, source
 
 BASELINE = Path(__file__).parents[2] / "baseline"
 ROUNDS = 400
@@ -31,12 +31,22 @@ def whole_dump(text: str) -> None:
         cpuid.decode(name, dump, every=True)
 
 
+TRACES = (
+    '{"time_ns": 5, "vcpu": 0, "category": "msr", "name": "wrmsr", "fields": '
+    '{"msr": "HV_X64_MSR_GUEST_OS_ID", "value": 9295429630892703744}, "result": null}\n'
+    '{"time_ns": 6, "vcpu": 0, "category": "hypercall", "name": "HvCallPostMessage", '
+    '"fields": {}}',
+    " CPU 0/KVM-7 [001] d.. 3081.118: kvm_msr: msr_read 40000020 = 0x1234\n"
+    " CPU 0/KVM-7 [001] d.. 3081.119: kvm_hv_hypercall: code 0x2 slow in 0x1 out 0x0",
+    "{ write:          0, ecx: 1073741856 } hitcount:    3249387",
+)
 TARGETS: dict[str, tuple[Callable[[str], object], tuple[str, ...]]] = {
     "cpu": (lambda text: source.of_cpu("-cpu", text, []),
             ("host,kvm=off,hv_relaxed,hv_spinlocks=0x1fff,hv_vendor_id=abc,+hv-time,-hv-ipi",)),
     "command": (lambda text: source.of_command(source.split(text)), (COMMAND,)),
     "xml": (lambda text: libvirt.cpu_of(libvirt.parse_xml(text)), (DOMAIN,)),
     "explain": (whole_explain, (DOMAIN, COMMAND, "host,hv_time", "hv-stimer,x-hv-max-vps=3")),
+    "trace": (lambda text: evidence.read_trace(text, "x"), TRACES),
     "dump": (whole_dump, (*LINES.values(), BOOT, (BASELINE / "seed_cpuid.txt").read_text(),
                           (BASELINE / "golden" / "5-all.txt").read_text()[:3000])),
 }  # fmt: skip
