@@ -302,11 +302,12 @@ class Board:
             if not thread.parked.wait(max(0.0, deadline - time.monotonic())):
                 raise HostError(f"pause: vcpu {thread.index} did not leave the guest in time")
 
-    def let_go(self) -> None:
-        """Let the vCPUs go back into the guest."""
+    def let_go(self, only: frozenset[int] | None = None) -> None:
+        """Let the vCPUs, or *only* some, go back into the guest."""
         for thread in self.threads:
-            thread.hold = False
-            thread.kick()
+            if only is None or thread.index in only:
+                thread.hold = False
+                thread.kick()
 
     def leave_here(self) -> None:
         """Called on a vCPU's thread: do not go back into the guest. Elsewhere: nothing."""

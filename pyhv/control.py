@@ -63,12 +63,14 @@ class Control:
         """
         self._on_loop(lambda: self._pause(timeout), timeout)
 
-    def resume(self, timeout: float = PATIENCE_S) -> None:
+    def resume(self, timeout: float = PATIENCE_S, only: frozenset[int] | None = None) -> None:
         """Let it go on where it stood; nothing to do if it runs.
 
+        :param only: indexes of the vCPUs that go on; the others stand until the next resume, and
+            time runs. A debugger steps so.
         :raises ConfigError: the machine has stopped.
         """
-        self._on_loop(self._resume, timeout)
+        self._on_loop(lambda: self._resume(only), timeout)
 
     def _on_loop(self, function: Callable[[], None], timeout: float) -> None:
         machine = self._machine
@@ -123,7 +125,7 @@ class Control:
         if self._since_ns is None:
             self._since_ns = time.monotonic_ns()
 
-    def _resume(self) -> None:
+    def _resume(self, only: frozenset[int] | None) -> None:
         if not self.paused:
             return
         machine = self._machine
@@ -131,7 +133,7 @@ class Control:
         if machine.board is None or not machine.started:
             return
         self.thaw(machine.board)
-        machine.board.let_go()
+        machine.board.let_go(only)
         self.notify("RESUME")
 
     def thaw(self, board: Board) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .config import MachineConfig
     from .console import Console
     from .devices.cmos import Cmos
+    from .hypervstate import HypervState
     from .stop import Stop
     from .trace.event import Event
     from .vcpuview import VcpuView
@@ -223,6 +224,13 @@ class Machine(Endings):
         from .vcpuview import VcpuView
 
         return tuple(VcpuView(self, index) for index in range(self.config.smp.cpus))
+
+    @property
+    def hyperv(self) -> HypervState:
+        """Its Hyper-V state: synthetic MSRs, SINTs, timers, pages; see hypervstate.py."""
+        from .hypervstate import HypervState
+
+        return HypervState(self)
 
     def add_instrument(self, install: Callable[[Board], None]) -> None:
         """Have ``install(board)`` called with every board, this one too, before its vCPUs run.

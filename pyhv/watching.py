@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from .options import Parsed
 
 
+def target(address: str) -> str:
+    """Return what gdb calls *address*, a value of ``-gdb``."""
+    kind, _, rest = address.split(",")[0].partition(":")
+    return rest if kind == "unix" else rest if rest[:1] != ":" else f"localhost{rest}"
+
+
 def attach(machine: Machine, parsed: Parsed, say: Callable[[str], None]) -> Callable[[], None]:
     """Attach what *parsed* names to *machine*, which has not been started; return what ends it.
 
@@ -29,6 +35,17 @@ def attach(machine: Machine, parsed: Parsed, say: Callable[[str], None]) -> Call
         from .lookup.live import LiveAudit
 
         closers.append(LiveAudit(machine, say).close)
+
+    if "gdb" in parsed or "s" in parsed:
+        from .gdb.server import GdbServer
+
+        address = parsed.get("gdb") or "tcp::1234"
+        server = GdbServer(machine, address, say)
+        closers.append(server.close)
+        say(f"gdb: target remote {target(address)}")
+        server.start()
+    if "S" in parsed:
+        machine.pause()
 
     def close() -> None:
         for closer in reversed(closers):

@@ -50,8 +50,9 @@ EFFECTS = {
     "time-limit": ("2.5", {"time_limit": 2.5}),
 }
 #: not part of the configuration; tested below and in test_trace.py
-ELSEWHERE = {"serial", "debug", "h", "version", "trace", "trace-format", "trace-file", "top",
-             "audit"}  # fmt: skip
+ELSEWHERE = {"serial", "debug", "h", "version"} | {
+    "trace", "trace-format", "trace-file", "top", "audit", "gdb", "s", "S",
+}  # fmt: skip
 NEEDS = {"initrd": "-kernel k ", "append": "-kernel k "}
 SPELLINGS = {name: option for option in options.OPTIONS for name in option.names}
 
