@@ -238,7 +238,7 @@ class GdbServer(Server):
                 chosen.setdefault(index, what[:1].lower())
         stepping = frozenset(index for index, what in chosen.items() if what == b"s")
         running = frozenset(index for index, what in chosen.items() if what == b"c")
-        if not stepping | running <= set(self._cpus()):
+        if not stepping | running or not stepping | running <= set(self._cpus()):
             return BAD
         if self._over:
             return self._exit_reply()
