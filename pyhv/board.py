@@ -242,6 +242,8 @@ class Board:
         if self.machine.control.paused:
             for thread in self.threads:
                 thread.hold = True
+        else:
+            self.machine.control.ran = True
         for thread in self.threads:
             thread.start()
         if self.machine.control.paused:

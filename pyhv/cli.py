@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .options import Parsed
 
 #: options for which watching.py is imported
-WATCHING = ("trace", "trace-file", "top", "audit", "gdb", "s", "S")
+WATCHING = ("trace", "trace-file", "top", "audit", "gdb", "s", "S", "qmp")
 HELP = """\
 pyhv runs a virtual machine on KVM and gives its guest the Hyper-V interface.
 

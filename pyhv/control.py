@@ -35,6 +35,7 @@ class Control:
     def __init__(self, machine: Machine) -> None:
         self._machine: Machine | None = machine
         self.paused = False
+        self.ran = False  # a vCPU was let into the guest
         self.listeners: list[Callable[[str, dict[str, Any]], None]] = []
         self._stood_ns = 0  # how long the machine was paused
         self._since_ns: int | None = None
@@ -132,6 +133,7 @@ class Control:
         self.paused = False
         if machine.board is None or not machine.started:
             return
+        self.ran = True
         self.thaw(machine.board)
         machine.board.let_go(only)
         self.notify("RESUME")

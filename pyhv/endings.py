@@ -37,6 +37,7 @@ class Endings:
     events: EventLoop | None
     reset: Callable[[], None]
     _finish: Callable[[], None]
+    _guest_asked: bool
     _stop_lock: Any
     _stopping: Stop | None
     _thread: threading.Thread | None
@@ -85,6 +86,7 @@ class Endings:
         if self.config.no_reboot:
             self.stop("reset", f"the guest reset ({why})")
         else:
+            self._guest_asked = True
             self.reset()
         self._leave()
 

@@ -81,6 +81,7 @@ class Machine(Endings):
         self._board_lock = threading.Lock()  # a board is not buried while input goes into it
         self._close_lock = threading.Lock()
         self._stopping: Stop | None = None
+        self._guest_asked = False  # for the reset that is on its way
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
         self.kvm = Kvm()
@@ -179,7 +180,8 @@ class Machine(Endings):
             return
         self.board = Board(self)
         self.board.start()
-        self.control.notify("RESET")
+        self.control.notify("RESET", guest=self._guest_asked)
+        self._guest_asked = False
 
     def _bury(self) -> None:
         """Close the board, whose vCPUs have been halted."""

@@ -105,6 +105,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("--trace-file", "FILE", "where the trace goes; default: standard error"),
         Option("-gdb", "tcp::PORT|unix:PATH", "serve gdb there; tcp on this machine only"),
         Option("-s", "", "the same as -gdb tcp::1234"),
+        Option("-qmp", "unix:PATH|tcp::PORT", "serve QMP there, for tools that speak to QEMU"),
         Option("-S", "", "stand before the first instruction, until gdb or QMP lets it go"),
         Option("--top", "", "what exits most, every second on standard error"),
         Option("--audit", "", "at the end: what of Hyper-V the guest was offered, enabled, used"),
@@ -134,7 +135,6 @@ ACCEPTED: dict[str, tuple[str, ...]] = {
 NOT_HERE = {
     "disk": "name the image without an option, or write -drive file=F",
     "cdrom": "pyhv has disks only; a hybrid ISO boots as a disk: -drive file=F,readonly=on",
-    "qmp": "pyhv has no QMP; use the library (from pyhv import Machine)",
     "hdb": "write -drive file=F for every further disk",
     "daemonize": "pyhv stays in the foreground; let the shell or systemd put it away",
 }

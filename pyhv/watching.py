@@ -44,6 +44,12 @@ def attach(machine: Machine, parsed: Parsed, say: Callable[[str], None]) -> Call
         closers.append(server.close)
         say(f"gdb: target remote {target(address)}")
         server.start()
+    if "qmp" in parsed:
+        from .qmp.server import QmpServer
+
+        monitor = QmpServer(machine, parsed.get("qmp"))
+        closers.append(monitor.close)
+        monitor.start()
     if "S" in parsed:
         machine.pause()
 

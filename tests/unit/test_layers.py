@@ -23,7 +23,7 @@ ROWS = {
     "vmbus": 3,
     "hyperv.in_kernel": 4, "hyperv.in_user": 4, "hyperv.in_user_apic": 4,
     "machine": 5, "control": 5, "endings": 5, "loading": 5, "runloop": 5, "events": 5, "board": 5,
-    "cpustate": 5, "vcpuview": 5, "causes": 5, "gdb": 5, "listening": 5,
+    "cpustate": 5, "vcpuview": 5, "causes": 5, "gdb": 5, "qmp": 5, "listening": 5,
     "hypervstate": 5, "trace": 5,
     "serialring": 5,
     "guestcpu": 5, "guestcpuid": 5, "console": 5, "outlet": 5, "firmware_files": 5,

@@ -1,0 +1,149 @@
+"""The commands, one row each: what QEMU's manual says it returns, from this machine.
+
+QEMU qapi/run-state.json, control.json, machine.json, machine-target.json.
+"""
+
+from __future__ import annotations
+
+from ..errors import PyhvError
+from .protocol import VERSION, QmpError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..machine import Machine
+
+    Arguments = dict[str, Any]
+
+#: ending of a machine -> RunState
+ENDED = {"hv-crash": "guest-panicked", "kvm-error": "internal-error", "error": "internal-error"}
+
+
+def status(machine: Machine) -> str:
+    """Return QMP's RunState."""
+    ended = machine.ended
+    if ended is not None:
+        return ENDED.get(ended.kind, "shutdown")
+    if machine.paused:
+        return "paused" if machine.control.ran else "prelaunch"
+    return "running" if machine.started else "prelaunch"
+
+
+def _query_status(machine: Machine, arguments: Arguments) -> object:
+    now = status(machine)
+    return {"status": now, "running": now == "running"}
+
+
+def _stop(machine: Machine, arguments: Arguments) -> object:
+    machine.pause()
+    return {}
+
+
+def _cont(machine: Machine, arguments: Arguments) -> object:
+    machine.resume()
+    return {}
+
+
+def _quit(machine: Machine, arguments: Arguments) -> object:
+    machine.kill("quit", "quit by QMP")
+    return {}
+
+
+def _reset(machine: Machine, arguments: Arguments) -> object:
+    machine.reset()
+    return {}
+
+
+def _powerdown(machine: Machine, arguments: Arguments) -> object:
+    """The ACPI power button; a guest that listens powers off."""
+    board = machine.board
+    if board is not None:
+        board.pm.press_power_button()
+        machine.control.notify("POWERDOWN")
+    return {}
+
+
+def _cpus(machine: Machine, arguments: Arguments) -> object:
+    board, smp = machine.board, machine.config.smp
+    found = []
+    for thread in board.threads if board is not None else ():
+        core, index = divmod(thread.index, smp.threads)
+        socket, core = divmod(core, smp.cores)
+        found.append({
+            "cpu-index": thread.index,
+            "qom-path": f"/machine/unattached/device[{thread.index}]",
+            "thread-id": thread.thread.native_id or 0,
+            "target": "x86_64",
+            "props": {"socket-id": socket, "core-id": core, "thread-id": index},
+        })  # fmt: skip
+    return found
+
+
+def _expansion(machine: Machine, arguments: Arguments) -> object:
+    """What a CPU model with these properties is here: every hv- flag, as the guest would get it."""
+    kind, model = arguments.get("type"), arguments.get("model")
+    if kind not in ("full", "static") or not isinstance(model, dict):
+        raise QmpError("Parameter 'type' is full or static, and 'model' an object")
+    name, given = model.get("name"), model.get("props", {})
+    if not isinstance(name, str) or not isinstance(given, dict):
+        raise QmpError("Parameter 'model' has a name and, if any, props")
+    text = ",".join([name, *(f"{key}={_spelled(value)}" for key, value in given.items())])
+    from .. import loading
+    from ..hyperv.flags import ROWS
+
+    config = machine.config._replace(cpu=text, hv=None)
+    try:
+        found = loading.guest_cpuid(config, machine.kvm, machine.in_kernel)
+    except PyhvError as error:
+        raise QmpError(str(error)) from error
+    values = found.chosen.values
+    props: dict[str, object] = {row.name: values[row.name] for row in ROWS}
+    props |= found.spec.features
+    props["kvm"] = found.spec.kvm
+    return {"model": {"name": name, "props": props}}
+
+
+def _spelled(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if not isinstance(value, (str, int)):
+        raise QmpError("a property is a boolean, a number or a string")
+    return str(value)
+
+
+def _version(machine: Machine, arguments: Arguments) -> object:
+    return VERSION
+
+
+def _kvm(machine: Machine, arguments: Arguments) -> object:
+    return {"enabled": True, "present": True}
+
+
+def _name(machine: Machine, arguments: Arguments) -> object:
+    return {}
+
+
+def _commands(machine: Machine, arguments: Arguments) -> object:
+    return [{"name": name} for name in COMMANDS]
+
+
+COMMANDS: dict[str, Callable[[Machine, Arguments], object]] = {
+    "query-status": _query_status,
+    "stop": _stop,
+    "cont": _cont,
+    "quit": _quit,
+    "system_reset": _reset,
+    "system_powerdown": _powerdown,
+    "query-cpus-fast": _cpus,
+    "query-cpu-model-expansion": _expansion,
+    "query-version": _version,
+    "query-kvm": _kvm,
+    "query-name": _name,
+    "query-commands": _commands,
+    "qmp_capabilities": lambda machine, arguments: {},
+}
+#: the arguments a command takes; others take none
+ARGUMENTS = {"query-cpu-model-expansion": {"type", "model"}, "qmp_capabilities": {"enable"}}
+EVENTS = ("STOP", "RESUME", "RESET", "SHUTDOWN", "POWERDOWN", "GUEST_PANICKED")
