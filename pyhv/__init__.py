@@ -11,11 +11,14 @@ if TYPE_CHECKING:
     from .config import MachineConfig
     from .errors import PyhvError
     from .machine import Machine
+    from .reasons import Reason
 
 __version__ = "0.1.0"
-__all__ = ["Machine", "MachineConfig", "PyhvError", "__version__"]
+__all__ = ["Machine", "MachineConfig", "PyhvError", "Reason", "__version__"]
 
-_HOMES = {"Machine": "machine", "MachineConfig": "config", "PyhvError": "errors"}
+_HOMES = {
+    "Machine": "machine", "MachineConfig": "config", "PyhvError": "errors", "Reason": "reasons",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from .record import Record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .reasons import Reason
+
 
 class Stop(Record):
     """One ending.
@@ -17,3 +21,10 @@ class Stop(Record):
     status: int
     text: str
     details: dict[str, object]
+
+    @property
+    def reason(self) -> Reason:
+        """``kind`` as an enumeration: ``stop.reason is Reason.POWER_OFF``."""
+        from .reasons import Reason
+
+        return Reason(self.kind)

@@ -223,3 +223,12 @@ def test_the_clock_without_the_pauses(machine: FakeMachine) -> None:
     assert machine.control.now_ns() == stands
     machine.control.resume()
     assert 0 <= machine.control.now_ns() - stands < 0.15e9
+
+
+def test_every_ending_has_its_reason() -> None:
+    """One of each, and Stop.reason finds it."""
+    from pyhv import Reason
+    from pyhv.endings import STATUS
+
+    assert {str(reason) for reason in Reason} == set(STATUS) | {"exit"}
+    assert Stop("quit", 130, "", {}).reason is Reason.KILLED

@@ -1,0 +1,257 @@
+"""Machines as pytest fixtures; pytest finds this by its entry point once pyhv is installed.
+
+``vm_factory(**options)`` makes machines, ``vm`` is one, of the options in ``@pytest.mark.pyhv``.
+What a failed test leaves: the console, registers, last exits, and the command that runs the same
+guest, in the report and under ``--pyhv-artifacts``.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import shlex
+import time
+
+import pytest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from .machine import Machine
+    from .stop import Stop
+
+MARKER = "pyhv(**options): the machine of the fixture vm, in Machine's own keywords"
+SHOWN_LINES = 20
+#: what a machine costs beside its RAM; the rest is the test's own
+OVERHEAD_BYTES = 32 << 20
+BUDGET_POLL_S = 0.1
+STOP_S = 30.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options."""
+    group = parser.getgroup("pyhv", "virtual machines")
+    group.addoption("--pyhv-require-kvm", action="store_true",
+                    help="without KVM, tests with machines fail instead of being skipped "
+                    "(also PYHV_REQUIRE_KVM=1)")  # fmt: skip
+    group.addoption("--pyhv-hyperv", choices=("auto", "kernel", "user"), default="auto",
+                    help="who serves Hyper-V to machines that do not say it")  # fmt: skip
+    group.addoption("--pyhv-artifacts", metavar="DIR",
+                    help="keep console and report of failed tests here")  # fmt: skip
+    group.addoption("--pyhv-budget", metavar="SIZE",
+                    help="RAM that all machines of this host's workers have at most")  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    config.addinivalue_line("markers", MARKER)
+
+
+def no_kvm() -> str:
+    """Return why no machine can run here; "" if one can."""
+    from .errors import HostError
+    from .kvm.system import Kvm
+
+    try:
+        Kvm().close()
+    except HostError as error:
+        return str(error)
+    return ""
+
+
+class Budget:
+    """RAM shared by the pytest-xdist workers of this host: files in *folder*, a lock around them.
+
+    A worker that died holds nothing: its file is locked by nobody, and counts no more.
+    """
+
+    def __init__(self, folder: pathlib.Path, size: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._size = folder, size
+
+    def take(self, amount: int, timeout: float) -> int:
+        """Wait until *amount* bytes are free; return what gives them back when it is closed.
+
+        :raises TimeoutError: others keep too much for too long.
+        """
+        import fcntl
+
+        if amount > self._size:
+            raise ValueError(f"a machine of {amount} bytes; --pyhv-budget is {self._size}")
+        deadline = time.monotonic() + timeout
+        with open(self._folder / "lock", "a") as gate:
+            while True:
+                fcntl.flock(gate, fcntl.LOCK_EX)
+                try:
+                    if self._used() + amount <= self._size:
+                        return self._hold(amount)
+                finally:
+                    fcntl.flock(gate, fcntl.LOCK_UN)
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"no {amount} bytes of --pyhv-budget in {timeout:g} s")
+                time.sleep(BUDGET_POLL_S)
+
+    def _hold(self, amount: int) -> int:
+        import fcntl
+
+        path = self._folder / f"{amount}-{os.getpid()}-{time.monotonic_ns()}"
+        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        return fd
+
+    def _used(self) -> int:
+        import fcntl
+
+        used = 0
+        for path in self._folder.glob("*-*-*"):
+            with open(path) as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    used += int(path.name.partition("-")[0])
+                else:
+                    path.unlink(missing_ok=True)
+        return used
+
+
+class Factory:
+    """What the fixture vm_factory gives: ``vm_factory(**options)`` makes a machine.
+
+    It is closed after the test. ``machines`` has all that were made.
+    """
+
+    def __init__(self, config: pytest.Config, budget: Budget | None) -> None:
+        self._hyperv, self._budget = config.getoption("--pyhv-hyperv"), budget
+        self._held: list[int] = []
+        self.machines: list[Machine] = []
+
+    def __call__(self, **options: Any) -> Machine:
+        """Return ``Machine(**options)``, not started."""
+        from .machine import Machine
+
+        options.setdefault("hyperv", self._hyperv)
+        if self._budget is not None:
+            from .config import machine_config
+
+            size = machine_config(**options).memory_bytes + OVERHEAD_BYTES
+            self._held.append(self._budget.take(size, 600.0))
+        machine = Machine(**options)
+        self.machines.append(machine)
+        return machine
+
+    def stops(self) -> list[Stop | None]:
+        """Return why each machine stopped, None if it was not started; the rest is stopped."""
+        for machine in self.machines:
+            if machine.started:
+                machine.kill("quit", "it still ran when the test ended")
+        return [machine.wait(STOP_S) if machine.started else None for machine in self.machines]
+
+    def close(self) -> None:
+        """Close every machine, then give the RAM back."""
+        for machine in self.machines:
+            machine.close()
+        while self._held:
+            os.close(self._held.pop())
+
+
+@pytest.fixture(scope="session")
+def pyhv_budget(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Budget | None:
+    """The RAM that all workers share; None without ``--pyhv-budget``."""
+    text = request.config.getoption("--pyhv-budget")
+    if text is None:
+        return None
+    from .config import parse_size
+
+    base = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        base = base.parent  # the folder that xdist's workers have in common
+    return Budget(base / "pyhv-budget", parse_size(text, option="--pyhv-budget"))
+
+
+@pytest.fixture
+def vm_factory(
+    request: pytest.FixtureRequest, pyhv_budget: Budget | None, record_property: Any
+) -> Iterator[Factory]:
+    """Make machines with ``vm_factory(**options)``; they are closed after the test."""
+    why = no_kvm()
+    config = request.config
+    if why:
+        required = config.getoption("--pyhv-require-kvm")
+        if required or os.environ.get("PYHV_REQUIRE_KVM") == "1":
+            pytest.fail(f"KVM is required: {why}", pytrace=False)
+        pytest.skip(why)
+    factory = Factory(config, pyhv_budget)
+    try:
+        yield factory
+    finally:
+        for machine, stop in zip(factory.machines, factory.stops(), strict=True):
+            record_property("pyhv_command", command(machine))
+            record_property("pyhv_driver", machine.driver_name)
+            record_property("pyhv_stop", stop.kind if stop is not None else "not started")
+        factory.close()
+
+
+@pytest.fixture
+def vm(request: pytest.FixtureRequest, vm_factory: Factory) -> Machine:
+    """A machine as ``@pytest.mark.pyhv(...)`` describes it, not started."""
+    options: dict[str, Any] = {}
+    for mark in reversed(list(request.node.iter_markers("pyhv"))):  # the test's own comes last
+        options |= mark.kwargs
+    return vm_factory(**options)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    """Add to the report of a failed test what its machines left; they still exist."""
+    outcome = yield
+    report = outcome.get_result()
+    factory = getattr(item, "funcargs", {}).get("vm_factory")
+    if report.when == "call" and report.failed and isinstance(factory, Factory):
+        _keep(item, factory, report)
+
+
+def command(machine: Machine) -> str:
+    """Return the command line that runs the same guest."""
+    config = machine.config
+    words = ["pyhv", "run", "-m", f"{config.memory_bytes >> 10}K"]
+    words += ["-smp", f"cpus={config.smp.cpus},sockets={config.smp.sockets},"
+              f"cores={config.smp.cores},threads={config.smp.threads}"]  # fmt: skip
+    for drive in config.drives:
+        text = "file=" + drive.path.replace(",", ",,")
+        text += ",readonly=on" * drive.readonly + ",snapshot=on" * drive.snapshot
+        words += ["-drive", text]
+    for option, value in (("-cpu", config.cpu), ("-kernel", config.kernel),
+                          ("-initrd", config.initrd), ("-append", config.append),
+                          ("-bios", config.firmware), ("--hyperv", config.hyperv)):  # fmt: skip
+        if value:
+            words += [option, value]
+    words += ["-no-reboot"] * config.no_reboot
+    if config.time_limit is not None:
+        words += ["--time-limit", f"{config.time_limit:g}"]
+    return shlex.join(words)
+
+
+def _keep(item: pytest.Item, factory: Factory, failed: pytest.TestReport) -> None:
+    """Put what the machines left into the report, and into files."""
+    from .report import printable, report
+
+    folder = item.config.getoption("--pyhv-artifacts")
+    for number, (machine, stop) in enumerate(zip(factory.machines, factory.stops(), strict=True)):
+        lines = [f"command: {command(machine)}"]
+        if stop is not None:
+            lines.append(report(stop, full=True))
+        tail = machine.console.last_lines(SHOWN_LINES)
+        lines += ["the console's last lines:", *(f"  | {printable(line)}" for line in tail)]
+        text = "\n".join(lines)
+        failed.sections.append((f"machine {number}", text))
+        if folder is not None:
+            name = re.sub(r"[^\w.-]+", "_", item.nodeid)[-100:]
+            place = pathlib.Path(folder) / f"{name}-{number}"
+            place.mkdir(parents=True, exist_ok=True)
+            (place / "console.log").write_bytes(machine.console.data())
+            (place / "report.txt").write_text(text + "\n", errors="surrogateescape")
