@@ -9,6 +9,7 @@ from ..errors import PyhvError
 from ..listening import Server
 from .monitor import monitor
 from .packets import PACKET_BYTES, Stream, escape, unescape
+from .probe import probe
 from .registers import read_all, target_xml, write
 from .target import Stopped, Target
 
@@ -35,7 +36,13 @@ class GdbServer(Server):
     def __init__(self, machine: Machine, text: str, say: Callable[[str], None]) -> None:
         super().__init__("-gdb", text)
         self.machine, self._say = machine, say
-        self.target = Target(machine, lambda: self.call(self._stopped))
+        able = probe(machine.kvm)
+        if not {"software", "hardware"} <= able:
+            say(
+                "gdb: this KVM does not stop a guest at breakpoints (emulated?); "
+                "with breakpoints it is single-stepped: slow"
+            )
+        self.target = Target(machine, lambda: self.call(self._stopped), able)
         self._running = self._over = False
         self._thread = 0
         self._xml = target_xml()

@@ -2,11 +2,13 @@
 
 KVM_SET_GUEST_DEBUG sends #BP and #DB to us; a #BP that is none of ours (Linux patches its own code
 with INT3) goes back to the guest. Addresses are guest-virtual, by the page tables of one vCPU.
+
+Where KVM cannot stop a guest by INT3 or debug registers (probe.py), every vCPU is stepped and each
+step is looked at: slow, blind inside interrupt handlers, but it stops where it should.
 """
 
 from __future__ import annotations
 
-import threading
 from _collections import deque
 
 from ..errors import PyhvError
@@ -51,16 +53,18 @@ class Hardware(Record):
 class Target:
     """Breakpoints of one machine. Called by one thread, while the machine is paused.
 
-    :param woken: called from a vCPU's thread when it stopped; the owner then asks :meth:`stop`.
+    :param woken: called from a vCPU's thread when it stopped; the owner then calls :meth:`halt`.
+    :param able: the ways to stop a guest that work here, see probe.py.
     """
 
-    def __init__(self, machine: Machine, woken: Callable[[], None]) -> None:
+    def __init__(self, machine: Machine, woken: Callable[[], None], able: frozenset[str]) -> None:
         self.machine, self._woken = machine, woken
         self.stops: deque[Stopped] = deque()
         self._software: dict[int, tuple[int, bytes]] = {}  # gva -> (gpa, the byte there)
         self._hardware: list[Hardware] = []
         self._stepping: frozenset[int] = frozenset()
-        self._lock = threading.Lock()
+        self._step_all = not {"software", "hardware"} <= able
+        self._values: dict[Hardware, tuple[int, bytes]] = {}  # step_all: watched gpa, last value
         self.attached = False
         allowed = machine.kvm.check(uapi.KVM_CAP_SET_GUEST_DEBUG2)
         self._block_irq = uapi.KVM_GUESTDBG_BLOCKIRQ & allowed
@@ -86,6 +90,11 @@ class Target:
                     self._program(thread, uapi.KVM_GUESTDBG_INJECT_BP)
                     return
                 stop = Stopped(index, "swbreak", pc)
+            elif self._step_all and index not in self._stepping:
+                looked = self._look(index, pc)
+                if looked is None:
+                    return
+                stop = looked
             else:
                 stop = self._debug(index, pc, dr6)
             self.stops.append(stop)
@@ -103,6 +112,22 @@ class Target:
                 return Stopped(index, WATCH_NAMES[hardware.kind], hardware.address)
         return Stopped(index, "step", pc)
 
+    def _look(self, index: int, pc: int) -> Stopped | None:
+        """Tell whether a stepped vCPU has come to a breakpoint or changed what is watched."""
+        if pc in self._software:
+            return Stopped(index, "swbreak", pc)
+        for row in self._hardware:
+            if row.kind == 1:
+                if row.address == pc:
+                    return Stopped(index, "hwbreak", pc)
+                continue
+            gpa, before = self._values[row]
+            now = self.machine.memory.read(gpa, row.length)
+            if now != before:
+                self._values[row] = gpa, now
+                return Stopped(index, WATCH_NAMES[row.kind], row.address)
+        return None
+
     def _program(self, thread: VcpuThread, more: int = 0) -> None:
         """Tell KVM what stops this vCPU; on its thread, or while it stands."""
         request = uapi.GuestDebug()
@@ -110,7 +135,9 @@ class Target:
             request.control = uapi.KVM_GUESTDBG_ENABLE | uapi.KVM_GUESTDBG_USE_SW_BP | more
             if thread.index in self._stepping:
                 request.control |= uapi.KVM_GUESTDBG_SINGLESTEP | self._block_irq
-            if self._hardware:
+            elif self._step_all and (self._software or self._hardware):
+                request.control |= uapi.KVM_GUESTDBG_SINGLESTEP
+            if self._hardware and not self._step_all:
                 request.control |= uapi.KVM_GUESTDBG_USE_HW_BP
                 request.debugreg[7] = 1 << 10  # always set
                 for number, row in enumerate(self._hardware):
@@ -160,6 +187,14 @@ class Target:
             return False
         if len(self._hardware) == DEBUG_REGISTERS:
             return False
+        if self._step_all and kind != 1:
+            gpa = walk(self.machine.memory, self.machine.vcpus[vcpu].registers, address).gpa
+            if gpa is None or kind != 2:  # a step does not tell what was read
+                return False
+            try:
+                self._values[row] = gpa, self.machine.memory.read(gpa, length)
+            except PyhvError:
+                return False
         self._hardware.append(row)
         self._program_all()
         return True
@@ -173,7 +208,10 @@ class Target:
             if gpa is None:
                 return False
             self._software[address] = gpa, memory.read(gpa, 1)
-            memory.write(gpa, INT3)
+            if not self._step_all:
+                memory.write(gpa, INT3)
+            else:
+                self._program_all()
         except PyhvError:
             self._software.pop(address, None)
             return False
@@ -186,7 +224,9 @@ class Target:
             if found is None:
                 return False
             gpa, byte = found
-            if self.machine.memory.read(gpa, 1) == INT3:  # else the guest wrote new code there
+            if self._step_all:
+                self._program_all()
+            elif self.machine.memory.read(gpa, 1) == INT3:  # else the guest wrote new code there
                 self.machine.memory.write(gpa, byte)
             return True
         row = Hardware(kind, address, 1 if kind == 1 else length)

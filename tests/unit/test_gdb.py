@@ -14,6 +14,7 @@ import pytest
 
 from pyhv import cpustate, listening
 from pyhv.errors import ConfigError, HostError
+from pyhv.gdb import server as gdb_server
 from pyhv.gdb import target as gdb_target
 from pyhv.gdb.monitor import COMMANDS, monitor
 from pyhv.gdb.packets import PACKET_BYTES, Stream, escape, frame, unescape
@@ -169,8 +170,23 @@ def machine(debugs: object) -> Iterator[FakeMachine]:
     made.memory.close()
 
 
+#: what this KVM can; a test may take some away before the server is made
+ABLE = frozenset(("software", "hardware", "step"))
+
+
 @pytest.fixture
-def server(machine: FakeMachine, tmp_path: pathlib.Path) -> Iterator[GdbServer]:
+def able() -> frozenset[str]:
+    return ABLE
+
+
+@pytest.fixture
+def server(
+    machine: FakeMachine,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    able: frozenset[str],
+) -> Iterator[GdbServer]:
+    monkeypatch.setattr(gdb_server, "probe", lambda kvm: able)
     made = GdbServer(machine, f"unix:{tmp_path}/s", lambda text: None)
     made.start()
     yield made
@@ -462,3 +478,42 @@ def test_a_second_client_waits_for_the_first_to_go(
     gdb.socket.close()
     assert second.ask(b"?") == b"T05thread:1;"
     second.socket.close()
+
+
+@pytest.mark.parametrize("able", [frozenset(("step",))])
+def test_a_kvm_that_stops_nobody(gdb: Client, machine: FakeMachine, debugs, able) -> None:
+    """Every step is looked at: breakpoints without INT3, watchpoints by the value."""
+    single = uapi.KVM_GUESTDBG_SINGLESTEP
+    assert gdb.ask(b"Z0,8004,1") == b"OK"
+    assert machine.memory[0x8004] == 0x94
+    assert debugs[0][-1].control & single
+    assert not debugs[0][-1].control & (uapi.KVM_GUESTDBG_USE_HW_BP | uapi.KVM_GUESTDBG_BLOCKIRQ)
+
+    def steps() -> None:
+        for pc in (0x8001, 0x8002, 0x8004):
+            if not machine.board.threads[0].hold:
+                machine.stop(0, 1, pc, 1 << 14)
+
+    def go(reply: bytes) -> None:
+        machine.board.threads[0].hold = False
+        gdb.socket.sendall(frame(b"vCont;c"))
+        count = len(machine.calls)
+        deadline = time.monotonic() + SECONDS
+        while len(machine.calls) == count and machine.paused:
+            assert time.monotonic() < deadline
+        steps()
+        assert gdb.reply() == reply
+
+    go(b"T05thread:1;swbreak:;")
+    assert gdb.ask(b"z0,8004,1") == b"OK"
+    assert not debugs[0][-1].control & single
+    assert gdb.ask(b"Z1,8002,1") == b"OK"
+    go(b"T05thread:1;hwbreak:;")
+    assert gdb.ask(b"z1,8002,1") == b"OK"
+    assert gdb.ask(b"Z2,9000,4") == b"OK"
+    machine.memory.write(0x9002, b"x")
+    go(b"T05thread:1;watch:9000;")
+    for bad in (b"Z3,9000,4", b"Z4,9000,4", b"Z2,fffffff0,4"):
+        assert gdb.ask(bad) == b"E01"
+    machine.runs.append((1, 1, 0x8001, 1 << 14))
+    assert gdb.ask(b"vCont;s:2") == b"T05thread:2;"
