@@ -375,3 +375,10 @@ def test_session_refusals(board: FakeBoard, tmp_path: pathlib.Path) -> None:
         TraceSession(machine, None, "text", "f", True, say)
     with pytest.raises(HostError, match="--trace-file .*: Is a directory"):
         TraceSession(machine, "pio", "text", str(tmp_path), False, say)
+
+
+def test_the_documentation_has_every_category() -> None:
+    """docs/watching.md's table is event.py's."""
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "watching.md").read_text()
+    rows = text.split("<!-- categories -->\n")[1].split("\n\n")[0].splitlines()[2:]
+    assert rows == [f"| `{name}` | {meaning} |" for name, meaning in CATEGORIES.items()]
