@@ -135,14 +135,18 @@ class Server:
             ready = {fd for fd, _ in poll.poll()}
             if self._wake in ready:
                 os.eventfd_read(self._wake)
-            while self._waiting:
-                self._waiting.popleft()()
+            self._serve_calls()
             if source.fileno() in ready and source.fileno() >= 0 and not self._ended:
                 if source is self.listener:
                     self._accept()
                 else:
                     self._read()
+        self._serve_calls()  # the last words: what was called before close
         self.hang_up()
+
+    def _serve_calls(self) -> None:
+        while self._waiting:
+            self._waiting.popleft()()
 
     def _accept(self) -> None:
         try:

@@ -517,3 +517,9 @@ def test_a_kvm_that_stops_nobody(gdb: Client, machine: FakeMachine, debugs, able
         assert gdb.ask(bad) == b"E01"
     machine.runs.append((1, 1, 0x8001, 1 << 14))
     assert gdb.ask(b"vCont;s:2") == b"T05thread:2;"
+
+
+def test_the_documentation_has_the_monitor() -> None:
+    """docs/watching.md shows what monitor help says."""
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "watching.md").read_text()
+    assert f"```\n{monitor(None, 0, 'help')}\n```" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pathlib
+import re
 import socket
 import time
 import types
@@ -306,3 +307,30 @@ def test_clients_one_after_the_other(path: str, machine: FakeMachine) -> None:
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline and not execute(path, "query-status"):
         pass
+
+
+def test_the_documentation_has_every_command() -> None:
+    """docs/watching.md names the commands, and no others."""
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "watching.md").read_text()
+    table = text.split("| command | |\n")[1].split("\n\n")[0]
+    cells = "".join(row.split("|")[1] for row in table.splitlines()[1:])
+    assert set(re.findall(r"`([\w-]+)`", cells)) == set(COMMANDS) - {"qmp_capabilities"}
+
+
+def test_the_last_words_come_out(machine: FakeMachine, tmp_path: pathlib.Path) -> None:
+    """What happened before close() is told, however busy the server's thread is just then."""
+    for number in range(20):
+        server = QmpServer(machine, f"unix:{tmp_path}/{number}")
+        server.start()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(SECONDS)
+            client.connect(f"{tmp_path}/{number}")
+            file = client.makefile("rb")
+            file.readline()
+            client.sendall(b'{"execute": "qmp_capabilities"}')
+            file.readline()
+            server.call(lambda: time.sleep(0.01))
+            machine.control.listeners[-1]("STOP", {})
+            server.close()
+            assert json.loads(file.readline())["event"] == "STOP"
+            assert not file.readline()
