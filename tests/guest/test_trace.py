@@ -47,6 +47,24 @@ def test_ports_in_order() -> None:
     assert all(event.duration_ns >= 0 for event in events)
 
 
+def test_a_hook_may_pause() -> None:
+    """The vCPU stands right behind the exit that the hook saw, and goes on after resume."""
+    with machine(KNOWN) as vm:
+
+        def hook(event: Event) -> None:
+            if event.fields["port"] == 0x80 and event.name == "out":
+                vm.pause()
+
+        vm.trace("pio", hook)
+        vm.start()
+        assert vm.board.threads[0].parked.wait(SECONDS)
+        behind = 3 + 2 + 1  # mov $0x80, %dx; mov $0x42, %al; out %al, %dx
+        assert vm.vcpus[0].registers.rip == guestcode.ORIGIN + 512 + behind
+        assert vm.vcpus[0].registers.rax & 0xFF == 0x42
+        vm.resume()
+        assert vm.wait(SECONDS).status == 7
+
+
 HYPERV = (
     guestcode.IDENTIFY
     + """
