@@ -16,7 +16,7 @@ from pyhv.machine import Machine
 
 pytestmark = [pytest.mark.boot, pytest.mark.kvm]
 SYMBOLS = ("linux_banner", "start_kernel", "panic")
-GDB_S = 120
+GDB_S = 240
 
 
 def with_symbols(vmlinux: str, addresses: dict[str, int], folder: pathlib.Path) -> str:

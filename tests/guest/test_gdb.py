@@ -15,6 +15,7 @@ from guestcode import RESULTS
 from libguest import SECONDS
 
 pytestmark = pytest.mark.kvm
+GDB_S = 4 * SECONDS  # where the guest is stepped on an emulated host
 ROOT = pathlib.Path(__file__).parents[2]
 
 LOOP = f"""
@@ -62,7 +63,7 @@ class Gdb:
         gdb = shutil.which("gdb")
         assert gdb is not None, "gdb is not installed: apt install gdb"
         done = subprocess.run(
-            [gdb, "-nx", "-batch", *words], capture_output=True, text=True, timeout=SECONDS
+            [gdb, "-nx", "-batch", *words], capture_output=True, text=True, timeout=GDB_S
         )
         return done.stdout + done.stderr
 
