@@ -51,9 +51,7 @@ EFFECTS = {
 }
 #: not part of the configuration; tested below and in test_trace.py
 ELSEWHERE = {"serial", "debug", "h", "version"} | {
-ELSEWHERE = {"serial", "debug", "h", "version"} | {
     "trace", "trace-format", "trace-file", "top", "audit", "gdb", "s", "S", "qmp",
-}  # fmt: skip
 }  # fmt: skip
 NEEDS = {"initrd": "-kernel k ", "append": "-kernel k "}
 SPELLINGS = {name: option for option in options.OPTIONS for name in option.names}
