@@ -49,6 +49,8 @@ PACKAGES = [
     "hyperv-daemons",
     "kmod",
     "login",
+    "iproute2",
+    "dropbear-bin",  # an SSH server that is only a program: nothing starts it
 ]
 
 LABEL = "pyhv"
@@ -100,6 +102,8 @@ SETTINGS = {
     "etc/locale.conf": "LANG=C.UTF-8\n",
     # Not the first boot: that would run every preset.
     "etc/machine-id": "70796876" * 4 + "\n",
+    # systemd-networkd is not enabled: who wants a network starts it
+    "etc/systemd/network/80-dhcp.network": "[Match]\nName=eth* en*\n[Network]\nDHCP=yes\n",
     "etc/systemd/journald.conf.d/pyhv.conf": "[Journal]\nStorage=volatile\n",
 }
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ETH_HEADER = 14
 ETH_MAX = 65535 + ETH_HEADER + 8  # the largest IP packet, two VLAN tags
 TYPE_IPV4, TYPE_IPV6 = 0x0800, 0x86DD
+PLAIN_IPV4 = b"\x08\x00\x45"  # no options
 VLAN_TYPES = (0x8100, 0x88A8)
 TCP, UDP = 6, 17
 CHECKSUM_AT = {TCP: 16, UDP: 6}
@@ -24,6 +25,7 @@ LEAST_HEADER = {TCP: 20, UDP: 8}
 IPV6_EXTENSIONS = (0, 43, 60)
 MAX_EXTENSIONS = 8
 TCP_FIN, TCP_PSH, TCP_CWR = 0x01, 0x08, 0x80
+FOLD_BYTES = 2048
 LEAST_MSS = 48  # linux TCP_MIN_SND_MSS; smaller would let one packet become thousands
 
 # offload requests of a frame; the bits are those of NDIS_TCP_IP_CHECKSUM_PACKET_INFO
@@ -82,10 +84,17 @@ def total(data: bytes | memoryview) -> int:
     """Return the 16-bit big-endian words of *data* summed modulo 0xFFFF.
 
     65536 is 1 modulo 65535, so the number that the bytes spell is congruent to their sum: one
-    conversion and one division, both in C.
+    conversion and one division, both in C. A long one is folded before, which is cheaper.
     """
     value = int.from_bytes(data, "big")
-    return (value << 8 if len(data) & 1 else value) % 0xFFFF
+    if len(data) & 1:
+        value <<= 8
+    if len(data) > FOLD_BYTES:
+        bits = value.bit_length()
+        while bits > 8 * FOLD_BYTES:
+            bits = (bits >> 5) + 1 << 4
+            value = (value >> bits) + (value & ((1 << bits) - 1))
+    return value % 0xFFFF
 
 
 def _complement(value: int) -> int:
@@ -145,6 +154,10 @@ def wants_transport(requested: int, protocol: int) -> bool:
 
 def with_checksums(frame: bytes, requested: int) -> bytes:
     """Return *frame* with the checksums that the bits CSUM_* ask for."""
+    if frame[12:15] == PLAIN_IPV4 and len(frame) > 54 and not (frame[20] & 0x3F or frame[21]):
+        done = _plain_checksums(frame, requested)
+        if done is not None:
+            return done
     at = layout(frame)
     if at is None:
         return frame
@@ -153,6 +166,25 @@ def with_checksums(frame: bytes, requested: int) -> bytes:
         put_ip_checksum(done, at)
     if wants_transport(requested, at.protocol):
         put_transport_checksum(done, at, at.end or len(frame))
+    return bytes(done)
+
+
+def _plain_checksums(frame: bytes, requested: int) -> bytes | None:
+    """Do the usual case in half the time: IPv4 without options. None: not for here."""
+    protocol, end = frame[23], ETH_HEADER + _word(frame, 16)
+    place = CHECKSUM_AT.get(protocol)
+    if place is None or not 54 <= end <= len(frame):
+        return None
+    done = bytearray(frame)
+    if requested & CSUM_IP_HEADER:
+        value = _complement(total(frame[14:34]) - _word(frame, 24))
+        done[24:26] = value.to_bytes(2, "big")
+    if requested & (CSUM_TCP if protocol == TCP else CSUM_UDP):
+        place += 34
+        # addresses and segment lie one behind the other; what is in the field is taken out again
+        value = total(frame[26:end]) - _word(frame, place) + protocol + end - 34
+        value = _complement(value) or (0 if protocol == TCP else 0xFFFF)
+        done[place : place + 2] = value.to_bytes(2, "big")
     return bytes(done)
 
 
@@ -189,23 +221,32 @@ def segments(frame: bytes, mss: int) -> Iterator[bytes]:
     sequence = int.from_bytes(head[at.transport + 4 : at.transport + 8], "big")
     identity, flags = _word(frame, at.ip + 4), head[at.transport + 13]
     last = max(0, len(frame) - payload - 1) // mss
+    tcp, ip, version = at.transport, at.ip, at.version
+    field = tcp + CHECKSUM_AT[TCP]
+    _put(head, field, 0)
+    # what is the same in all of them is summed once
+    constant = pseudo(head, at, 0)
     for number in range(last + 1):
-        start = payload + number * mss
-        part = head + frame[start : start + mss]
+        data = frame[payload + number * mss : payload + (number + 1) * mss]
         place = (sequence + number * mss) & 0xFFFFFFFF
-        part[at.transport + 4 : at.transport + 8] = place.to_bytes(4, "big")
+        head[tcp + 4 : tcp + 8] = place.to_bytes(4, "big")
         now = flags
         if number < last:
             now &= ~(TCP_FIN | TCP_PSH)
         if number:
             now &= ~TCP_CWR
-        part[at.transport + 13] = now
-        put_length(part, at)
-        if at.version == 4:
-            _put(part, at.ip + 4, (identity + number) & 0xFFFF)
-            put_ip_checksum(part, at)
-        put_transport_checksum(part, at, len(part))
-        yield bytes(part)
+        head[tcp + 13] = now
+        size = payload + len(data)
+        if version == 4:
+            _put(head, ip + 2, size - ip)
+            _put(head, ip + 4, (identity + number) & 0xFFFF)
+            put_ip_checksum(head, at)
+        else:
+            _put(head, ip + 4, size - ip - 40)
+        _put(head, field, 0)
+        value = constant + size - tcp + total(head[tcp:]) + total(data)
+        _put(head, field, _complement(value))
+        yield bytes(head) + data
 
 
 def tagged(frame: bytes, tci: int) -> bytes:

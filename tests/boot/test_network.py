@@ -7,11 +7,14 @@ import http.server
 import pathlib
 import shutil
 import socket
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 from conftest import BOOT_S, COMMAND_S, drivers, image
+from nameserver import NAME, NameServer
 
 pytestmark = [pytest.mark.boot, pytest.mark.kvm]
 CONTENT = b"".join(hashlib.sha256(str(i).encode()).digest() for i in range(32768))  # 1 MiB
@@ -52,6 +55,13 @@ def web(tmp_path: pathlib.Path) -> Iterator[tuple[pathlib.Path, int]]:
     thread.join()
 
 
+@pytest.fixture
+def names() -> Iterator[None]:
+    """A name server on this host's loopback address, which is 10.0.2.2 to the guest."""
+    with NameServer("10.0.2.2"):
+        yield
+
+
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -68,7 +78,7 @@ def shell(boot, suite: str, *nics: str, hyperv: str = "auto", smp: int = 2) -> o
     guest.console.expect("# ", timeout=COMMAND_S)
     guest.console.send("stty -echo; PS1=; dmesg -n 1; echo =$((6*7))=\n")
     guest.console.expect("=42=", timeout=COMMAND_S)
-    guest.run(SCRIPT.strip().replace("\n", "\n"))
+    guest.run(SCRIPT.strip())
     return guest
 
 
@@ -76,8 +86,8 @@ def shell(boot, suite: str, *nics: str, hyperv: str = "auto", smp: int = 2) -> o
     ("suite", "hyperv"),
     [(suite, hyperv) for suite in ("trixie", "bookworm") for hyperv in drivers()],
 )
-def test_user_mode(boot, passt, web, suite: str, hyperv: str) -> None:
-    """An address, the host's files, a TCP connection in and one out, both ways whole."""
+def test_user_mode(boot, passt, web, names, suite: str, hyperv: str) -> None:
+    """An address, a name, the host's files, a TCP connection in and one out, all bytes whole."""
     folder, port = web
     (folder / "blob").write_bytes(CONTENT)
     forwarded = free_port()
@@ -86,7 +96,9 @@ def test_user_mode(boot, passt, web, suite: str, hyperv: str) -> None:
     lease = guest.run("udhcpc -i eth0 -s /lease -q -n 2>/dev/null")
     assert "LEASE 10.0.2.15 10.0.2.2" in lease
     digest = hashlib.md5(CONTENT).hexdigest()
-    assert digest in guest.run(f"wget -q -O - http://10.0.2.2:{port}/blob | md5sum")
+    guest.run("echo nameserver 10.0.2.2 > /etc/resolv.conf")
+    assert "10.0.2.2" in guest.run(f"nslookup {NAME} | tail -n 3")
+    assert digest in guest.run(f"wget -q -O - http://{NAME}:{port}/blob | md5sum")
     # a connection from the host, echoed by the guest
     guest.console.send("nc -l -p 7 -e cat &\n")
     guest.run("sleep 1")
@@ -119,3 +131,56 @@ def test_two_machines_on_a_socket(boot, tmp_path: pathlib.Path) -> None:
     first.run("sleep 1")
     assert first.run("cat /sys/class/net/eth0/carrier").strip() == "0"
     assert first.vm.board.vmbus.violation_count == 0
+
+
+@pytest.mark.parametrize("suite", ["trixie", "bookworm"])
+def test_debian_with_ssh(boot, passt, tmp_path: pathlib.Path, suite: str) -> None:
+    """systemd-networkd gets the address; SSH comes in through a forwarded port."""
+    disk, port = tmp_path / "debian.img", free_port()
+    image("disk", suite, "-o", str(disk))
+    guest = boot(
+        disk=str(disk), memory="768M", smp=2, nics=[f"user,hostfwd=tcp:127.0.0.1:{port}-:22"]
+    )
+    guest.login()
+    guest.run("systemctl start systemd-networkd")
+    for _ in range(60):
+        if "10.0.2.15/24" in guest.run("ip -4 -o address show dev eth0"):
+            break
+        time.sleep(2)
+    guest.run("dropbear -R -B")
+    options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR",
+               "PreferredAuthentications=none"]  # fmt: skip
+    done = subprocess.run(
+        ["ssh", *[word for one in options for word in ("-o", one)], "-p", str(port),
+         "root@127.0.0.1", "hostname; uname -s; cat /sys/class/net/eth0/device/class_id"],
+        capture_output=True, text=True, timeout=COMMAND_S, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.stdout.split() == ["pyhv", "Linux", "{f8615163-df3e-46c5-913f-f2d2f965ed0e}"], done
+    guest.console.send("poweroff -f\n")
+    assert guest.vm.wait(timeout=COMMAND_S).kind == "poweroff"
+
+
+@pytest.mark.parametrize("hyperv", drivers())
+def test_a_tap_and_large_sends(boot, hyperv: str) -> None:
+    """The kernel of this host cuts what the guest sends whole, and fills in its sums."""
+    guest = shell(boot, "trixie", "tap,ifname=pyhvtap0", smp=1, hyperv=hyperv)
+    for command in ("address add 192.168.77.1/24 dev pyhvtap0", "link set pyhvtap0 up"):
+        subprocess.run(["ip", *command.split()], check=True)
+    guest.run("ip addr add 192.168.77.2/24 dev eth0")
+    with socket.create_server(("192.168.77.1", 0)) as server:
+        server.settimeout(COMMAND_S)
+        port = server.getsockname()[1]
+        guest.console.send(f"head -c 3000000 /dev/zero | nc 192.168.77.1 {port} &\n")
+        connected, _ = server.accept()
+        with connected:
+            connected.settimeout(COMMAND_S)
+            size = 0
+            while more := connected.recv(1 << 20):
+                size += len(more)
+                assert not more.strip(b"\0")
+    assert size == 3000000
+    backend = guest.vm.nics[0][0]
+    assert backend.sent < 1500, "large sends go out whole: 3 MB are 2055 standard frames"
+    assert guest.vm.board.vmbus.violation_count == 0
+    guest.console.send("poweroff -f\n")
+    assert guest.vm.wait(timeout=COMMAND_S).kind == "poweroff"
