@@ -184,6 +184,8 @@ class Netvsc(Device):
                 self._receive.completed(transaction)
             return
         if end - body < 4:
+            if kind == p.VM_PKT_CANCEL_REQUEST:
+                return  # iPXE's, empty: a send is done when it is taken, nothing is left to cancel
             raise BrokenRule("packet-short", f"{end - body} bytes")
         (message,) = _word(batch, body)
         if message == n.NVSP_MSG1_TYPE_SEND_RNDIS_PKT:
@@ -198,8 +200,6 @@ class Netvsc(Device):
             if flags & WANTED:
                 self._sends.append(transaction)
             return
-        if kind == p.VM_PKT_CANCEL_REQUEST:
-            return  # a send is done when it is taken: nothing is left to cancel
         handler = CONTROL.get(message)
         if kind != p.VM_PKT_DATA_INBAND or handler is None:
             raise BrokenRule("packet-type", f"type {kind}, NVSP message {message}")

@@ -133,4 +133,5 @@ def test_a_card_as_ipxe_drives_it(make_guest) -> None:
     driver.poll()
     assert [one.frame for one in driver.frames] == [frame] * 3
     assert driver.nvsp(103, net_sim.RECEIVE_ID) == bytes(40)
+    driver.channel.send(packet(10, b"", 7, flags=0))  # what it still had to send is cancelled
     assert not guest.server.violations
