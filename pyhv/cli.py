@@ -260,7 +260,7 @@ def _lookup(name: str) -> Callable[[list[str]], int]:
 
 
 #: the commands of pyhv/lookup, which only they import
-LOOKUP = ("explain", "caps", "doctor", "cpuid", "audit")
+LOOKUP = ("explain", "caps", "doctor", "cpuid", "audit", "completion")
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run_command,

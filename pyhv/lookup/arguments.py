@@ -126,4 +126,7 @@ def read_input(name: str) -> str:
         raise ConfigError(f"{shown}: larger than {INPUT_LIMIT >> 20} MiB, not a file of this kind")
     if b"\0" in data[:65536]:
         raise ConfigError(f"{shown}: binary data; text was expected")
-    return data.decode("utf-8", "replace")
+    text = data.decode("utf-8", "replace")
+    if text.count("\ufffd") * 20 > len(text):
+        raise ConfigError(f"{shown}: binary data; text was expected")
+    return text

@@ -132,8 +132,19 @@ AUDIT = Command(
     most=1,
 )
 
+COMPLETION = Command(
+    "completion",
+    "a shell's completion of commands, options and flags",
+    "bash|zsh|fish",
+    ("Prints what makes the shell complete pyhv's commands, options and Hyper-V flags.",),
+    (),
+    ((0, "printed"), (2, "no such shell")),
+    ("source <(pyhv completion bash)", "pyhv completion fish | source"),
+    most=1,
+)
+
 COMMANDS: dict[str, Command] = {
-    command.name: command for command in (EXPLAIN, CAPS, DOCTOR, CPUID, AUDIT)
+    command.name: command for command in (EXPLAIN, CAPS, DOCTOR, CPUID, AUDIT, COMPLETION)
 }
 
 

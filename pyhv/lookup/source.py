@@ -66,7 +66,8 @@ def read(words: list[str], preset: str | None = None) -> Source:
     if text in PRESETS and text != "max":
         return of_cpu("preset " + text, preset_cpu(text), [])
     if len(text.split()) > 1:
-        raise ConfigError(f"{printable(text, 60)}: no -cpu in it; give the text after -cpu")
+        shown = printable(text, 60) if what == "-cpu" else what
+        raise ConfigError(f"{shown}: no -cpu in it; give the text after -cpu")
     return of_cpu("-cpu", text, [])
 
 

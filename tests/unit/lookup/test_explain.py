@@ -201,6 +201,24 @@ def test_wrong_input_gets_one_line(words, error, capfd) -> None:
     assert error in err
 
 
+@pytest.mark.parametrize("name", ["explain", "cpuid"])
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (bytes(range(128, 256)) * 4, "binary data"),
+        (b"a\0b", "binary data"),
+        (b"what is this", "no "),
+    ],
+)
+def test_a_file_that_is_something_else(name, data, error, tmp_path, capfd) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    assert cli.main([name, str(path)]) == 2
+    err = capfd.readouterr().err
+    assert f"{path}: {error}" in err
+    assert err.count("\n") == 1
+
+
 def test_libvirts_own_command_line_wins() -> None:
     text = """<domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
       <qemu:commandline><qemu:arg value='-cpu'/><qemu:arg value='max,hv_time'/>
