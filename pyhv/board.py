@@ -63,6 +63,9 @@ class Board:
                 self.vm.set_clock_zero(machine.clock_zero_ns)
             for index in range(config.smp.cpus):
                 self.vcpus.append(Vcpu(self.vm, index))
+            if machine.guest_cpuid.tsc_khz:
+                for vcpu in self.vcpus:
+                    vcpu.set_tsc_khz(machine.guest_cpuid.tsc_khz)
             self._make_driver()
             for vcpu in self.vcpus:
                 machine.cpuid_for(vcpu.index).install(vcpu.fd)

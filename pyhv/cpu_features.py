@@ -40,6 +40,9 @@ WORDS: dict[tuple[int, int, int], str] = {
     "amx-tile amx-int8 spec-ctrl stibp flush-l1d arch-capabilities core-capability ssbd",
     (7, 1, EAX): "sha512 sm3 sm4 - avx-vnni avx512-bf16 - cmpccxadd - - fzrm fsrs fsrc - - - "
     "- fred lkgs wrmsrns - amx-fp16 - avx-ifma - - lam",
+    (7, 1, EDX): "- - - - avx-vnni-int8 avx-ne-convert - - amx-complex - avx-vnni-int16 - - - "
+    "prefetchiti",
+    (7, 2, EDX): "intel-psfd ipred-ctrl rrsba-ctrl ddpd-u bhi-ctrl mcdt-no",
     (0xD, 1, EAX): "xsaveopt xsavec xgetbv1 xsaves xfd",
     (0x40000001, 0, EAX): "kvmclock kvm-nopiodelay kvm-mmu kvmclock kvm-asyncpf kvm-steal-time "
     "kvm-pv-eoi kvm-pv-unhalt - kvm-pv-tlb-flush kvm-asyncpf-vmexit kvm-pv-ipi "
@@ -55,6 +58,11 @@ WORDS: dict[tuple[int, int, int], str] = {
     (0x80000007, 0, EDX): "- - - - - - - - invtsc",
     (0x80000008, 0, EBX): "clzero - xsaveerptr - - - - - - wbnoinvd - - ibpb - ibrs amd-stibp "
     "- stibp-always-on - - - - - - amd-ssbd virt-ssbd amd-no-ssb - amd-psfd",
+    (0x8000000A, 0, EDX): "npt lbrv svm-lock nrip-save tsc-scale vmcb-clean flushbyasid "
+    "decodeassists - - pause-filter - pfthreshold avic - v-vmsave-vmload vgif - - - - - - - - "
+    "vnmi - - svme-addr-chk",
+    (0x80000021, 0, EAX): "no-nested-data-bp - lfence-always-serializing - - - "
+    "null-sel-clr-base - auto-ibrs",
 }
 
 #: second names that QEMU takes, also after + and -
@@ -76,6 +84,11 @@ ALIASES: dict[str, str] = {
     "nodeid_msr": "nodeid-msr",
     "perfctr_core": "perfctr-core",
     "perfctr_nb": "perfctr-nb",
+    "nrip_save": "nrip-save",
+    "svm_lock": "svm-lock",
+    "tsc_scale": "tsc-scale",
+    "vmcb_clean": "vmcb-clean",
+    "pause_filter": "pause-filter",
     "kvm_nopiodelay": "kvm-nopiodelay",
     "kvm_mmu": "kvm-mmu",
     "kvm_asyncpf": "kvm-asyncpf",

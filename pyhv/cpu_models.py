@@ -8,26 +8,28 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 
-from .cpu_features import EAX, EBX, ECX, EDX, WORDS, Place, places
+from .cpu_features import EAX, EBX, ECX, EDX, Place, places
 from .cpu_options import CpuSpec
 from .errors import ConfigError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .cpu_named import Model
+
 Table = MutableMapping[tuple[int, int], list[int]]  # (leaf, index) -> [eax, ebx, ecx, edx]
 
-#: KVM adds these for any guest with an in-kernel APIC, whatever the host's CPU has
+#: what KVM or we give any guest, whatever the host's CPU has
 EMULATED = frozenset({"hypervisor", "x2apic", "tsc-deadline", "arat"})
+#: the same for a guest with AMD's vendor: the machine-check bits of QEMU's, and the topology leaf
+EMULATED_AMD = frozenset({"overflow-recov", "succor", "topoext"})
+HOST_MODELS = ("host", "max")
 
-#: qemu64 under KVM: QEMU switches svm off, x2apic and the first KVM features on
-QEMU64 = (
-    "fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 "
-    "pni cx16 x2apic hypervisor syscall nx lm lahf-lm "
-    "kvmclock kvm-nopiodelay kvm-asyncpf kvm-steal-time kvm-pv-eoi kvmclock-stable-bit"
-)
-QEMU64_SIGNATURE = (15, 107, 1)  # family, model, stepping
-QEMU64_LEVELS = (0xD, 0x8000000A)
-QEMU64_NAME = "QEMU Virtual CPU version 2.5+"
-QEMU64_PHYS_BITS = 40
 AMD_ALIASES = 0x0183F3FF  # bits of 1:EDX that an AMD CPU repeats in 80000001:EDX
+AMD = 0x68747541  # 0:EBX, Auth[enticAMD]
+MWAIT_EXTENSIONS = 3  # 5:ECX, which QEMU shows also without MONITOR
+SVM_ASIDS = 16  # 8000000A:EBX, QEMU's constant
+PHYS_BITS = 40  # of every model but the host's, as in QEMU
+CPUINFO = "/proc/cpuinfo"
 
 
 def signature(family: int, model: int, stepping: int) -> int:
@@ -47,10 +49,9 @@ def _split(eax: int) -> tuple[int, int, int]:
 
 
 def _named(place: Place) -> str:
-    """Return how QEMU names a place: ``CPUID[eax=07h,ecx=00h].EBX``."""
-    index = f",ecx={place.subleaf:02X}h" if place.leaf in (7, 0xD) else ""
+    """Return how QEMU names a place: ``CPUID.07H:EBX``."""
     register = ("EAX", "EBX", "ECX", "EDX")[place.register]
-    return f"CPUID[eax={place.leaf:02X}h{index}].{register}"
+    return f"CPUID.{place.leaf:02X}H:{register}"
 
 
 def _put_text(table: Table, leaf: int, order: tuple[int, ...], text: str) -> None:
@@ -67,37 +68,100 @@ def _model_id(table: Table, text: str) -> None:
         _put_text(table, 0x80000002 + number, (EAX, EBX, ECX, EDX), part)
 
 
-def _reduce_to_qemu64(table: Table) -> None:
-    """Leave of the host's CPU what qemu64 has."""
-    allowed: dict[tuple[int, int, int], int] = {}
-    for name in QEMU64.split():
-        for place in places(name):
-            key = place[:3]
-            allowed[key] = allowed.get(key, 0) | place.mask
-    for leaf, index, register in WORDS:
-        if (leaf, index) in table and leaf != 6:  # ARAT stays, as in QEMU
-            table[leaf, index][register] &= allowed.get((leaf, index, register), 0)
-    # what hangs on features that are gone: sub-leaves of 7 and XSAVE, monitor, thermal, debug
-    for leaf, index in list(table):
-        if leaf in (5, 7, 0xD, 0xA, 0x80000007) or (0xD < leaf < 0x40000000 and leaf != 0x1F):
-            if leaf in (7, 0xD, 0x80000007) and index == 0:
-                table[leaf, index] = [0, 0, 0, 0]
-            elif leaf != 0xB:
-                del table[leaf, index]
-        elif leaf > QEMU64_LEVELS[1]:
-            del table[leaf, index]
-    table.setdefault((0, 0), [0, 0, 0, 0])[EAX] = QEMU64_LEVELS[0]
-    extended = table.setdefault((0x80000000, 0), [0, 0, 0, 0])
-    extended[EAX] = min(extended[EAX] or QEMU64_LEVELS[1], QEMU64_LEVELS[1])
-    one = table.setdefault((1, 0), [0, 0, 0, 0])
-    one[EAX] = signature(*QEMU64_SIGNATURE)
-    if table[0, 0][EBX] == 0x68747541:  # Auth[enticAMD]
-        more = table.setdefault((0x80000001, 0), [0, 0, 0, 0])
-        more[EDX] |= one[EDX] & AMD_ALIASES
-    _model_id(table, QEMU64_NAME)
-    if (0x80000008, 0) in table:
-        bits = min(QEMU64_PHYS_BITS, table[0x80000008, 0][EAX] & 0xFF)
+def host_model_id() -> str:
+    """Return the brand string of this computer's CPU; KVM does not hand it over."""
+    try:
+        with open(CPUINFO, encoding="ascii", errors="replace") as file:
+            text = file.read(2048)
+    except OSError:
+        return ""
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return ""
+
+
+def _brand(table: Table) -> list[list[int]]:
+    return [table.get((0x80000002 + number, 0), [0, 0, 0, 0]) for number in range(3)]
+
+
+def _become(model: Model, table: Table, supported: Table) -> None:
+    """Make of the host's CPU an empty *model*: identity and caches, no feature yet."""
+    table.clear()
+    vendor = supported.get((0, 0), [0, 0, 0, 0])
+    eax = signature(model.family, model.model, model.stepping)
+    table[0, 0] = [model.level, *vendor[1:]]
+    table[1, 0] = [eax, supported.get((1, 0), [0, 0x800, 0, 0])[1] & 0xFFFF, 0, 0]
+    for (leaf, index), registers in supported.items():
+        if leaf in (0xB, 0xD) or (leaf, index) in ((0x40000000, 0),):
+            table[leaf, index] = list(registers)
+    if (0xD, 1) in table:
+        table[0xD, 1][EAX] = 0
+    if model.xlevel:
+        table[0x80000000, 0] = [model.xlevel, *vendor[1:]]
+        table[0x80000001, 0] = [eax, 0, 0, 0]
+        _model_id(table, model.text)
+    if "lm" in model.features:
+        bits = min(PHYS_BITS, supported.get((0x80000008, 0), [PHYS_BITS])[0] & 0xFF)
         table[0x80000008, 0] = [48 << 8 | bits, 0, 0, 0]
+    else:
+        table[0x80000008, 0] = [36 if {"pse36", "pae"} & model.features else 32, 0, 0, 0]
+
+
+def _is_amd(table: Table) -> bool:
+    return table.get((0, 0), [0, 0])[1] == AMD
+
+
+def _finish(spec: CpuSpec, table: Table, model: Model | None, vendor: int) -> None:
+    """Put in what hangs on features and vendor, and cut off what is above the highest leaf."""
+    one = table.setdefault((1, 0), [0, 0, 0, 0])
+    more = table.get((0x80000001, 0))
+    if more is not None and _is_amd(table):
+        more[EDX] |= one[EDX] & AMD_ALIASES
+    elif more is not None and vendor == AMD:  # an AMD host, shown as another's
+        more[EDX] &= ~AMD_ALIASES
+    if model is not None or vendor != table.get((0, 0), [0, 0])[1]:
+        from .cpu_named import catalogue
+
+        kind = "a" if _is_amd(table) else "i"
+        caches = catalogue().caches[model.caches if model else "legacy", kind]
+        extended = _has(table, "topoext")
+        for (leaf, index), registers in caches.items():
+            if leaf != 0x8000001D or (extended and model is not None):
+                table[leaf, index] = list(registers)
+    table[5, 0] = [0, 0, MWAIT_EXTENSIONS, 0]
+    if _has(table, "svm"):
+        table.setdefault((0x8000000A, 0), [1, 0, 0, 0])[EAX:ECX] = [1, SVM_ASIDS]
+    else:
+        table.pop((0x8000000A, 0), None)
+    if model is not None and any(table.get((7, 1), ()) or table.get((7, 2), ())):
+        table.setdefault((7, 0), [0, 0, 0, 0])[EAX] = 2 if any(table.get((7, 2), ())) else 1
+    _levels(spec, table, model)
+
+
+def _levels(spec: CpuSpec, table: Table, model: Model | None) -> None:
+    """Set the highest leaves, raised for what the user switched on, and drop what is above."""
+    for base, name in ((0, "level"), (0x80000000, "xlevel")):
+        first = table.get((base, 0))
+        if first is None:
+            continue
+        for feature, on in spec.features.items():
+            for place in places(feature) if on else ():
+                if place.leaf & 0xC0000000 == base and any(table.get(place[:2], ())):
+                    first[EAX] = max(first[EAX], place.leaf)
+        first[EAX] = int(spec.properties.get(name, first[EAX]))
+        for key in [key for key in table if base <= key[0] < base + 0x40000000]:
+            if key[0] > first[EAX]:
+                del table[key]
+    if model is not None:
+        # so that KVM shows zeros and no other leaf's words
+        for leaf in (7, 0xD, 0x80000007):
+            if leaf <= table.get((leaf & 0x80000000, 0), [0])[EAX]:
+                table.setdefault((leaf, 0), [0, 0, 0, 0])
+    if (0x80000000, 0) not in table:
+        for key in [key for key in table if key[0] >= 0x80000000]:
+            del table[key]
 
 
 def apply(spec: CpuSpec, table: Table) -> list[str]:
@@ -107,14 +171,29 @@ def apply(spec: CpuSpec, table: Table) -> list[str]:
     :raises ConfigError: the same under ``enforce``, or a value that cannot be.
     """
     supported = {key: list(registers) for key, registers in table.items()}
-    on = {name for name in EMULATED if spec.model != "qemu64"}
-    off = set()
-    if spec.model == "qemu64":
-        _reduce_to_qemu64(table)
-        on = {"hypervisor", "x2apic"}
-    if spec.properties.get("migratable", True):
-        off.add("invtsc")  # a guest that relies on it cannot move to another host
-    off.add("topoext")  # only when asked for: its leaves describe the host's own cores
+    vendor = table.get((0, 0), [0, 0])[1]
+    off: set[str] = set()
+    model: Model | None = None
+    if spec.model in HOST_MODELS:
+        on = set(EMULATED)
+        if not any(map(any, _brand(table))):
+            _model_id(table, host_model_id())
+        if spec.properties.get("migratable", True):
+            off.add("invtsc")  # a guest that relies on it cannot move to another host
+        off.add("topoext")  # only when asked for: its leaves describe the host's own cores
+    else:
+        from .cpu_named import catalogue
+
+        model = catalogue().find(spec.model)
+        assert model is not None  # parse_cpu knows them
+        _become(model, table, supported)
+        on = set(model.features)
+    _identity(spec, table)
+    emulated = EMULATED
+    if _is_amd(table):
+        emulated |= EMULATED_AMD
+        if model is None:
+            on |= EMULATED_AMD - {"topoext"}
     for name, value in spec.features.items():
         (on if value else off).add(name)
         (off if value else on).discard(name)
@@ -122,9 +201,9 @@ def apply(spec: CpuSpec, table: Table) -> list[str]:
     for name in sorted(on):
         for place in places(name):
             have = supported.get(place[:2], [0, 0, 0, 0])[place.register] & place.mask
-            if have or name in EMULATED:
+            if have or name in emulated:
                 table.setdefault(place[:2], [0, 0, 0, 0])[place.register] |= place.mask
-            elif name in spec.features:
+            elif name in spec.features or model is not None:
                 bit = place.mask.bit_length() - 1
                 lacks.append(
                     f"host doesn't support requested feature: {_named(place)}.{name} [bit {bit}]"
@@ -136,10 +215,11 @@ def apply(spec: CpuSpec, table: Table) -> list[str]:
             if place[:2] in table:
                 table[place[:2]][place.register] &= ~place.mask
     _trim_xsave(table)
-    _identity(spec, table)
+    _finish(spec, table, model, vendor)
     return lacks if spec.properties.get("check", True) else []
 
 
+XSAVE_LEGACY = 576  # bytes: FXSAVE's area and the XSAVE header
 #: XSAVE components (bits of 0xD.0:EAX) that go with a feature
 XSTATES = {"avx": 1 << 2, "mpx": 3 << 3, "avx512f": 7 << 5, "pku": 1 << 9, "amx-tile": 3 << 17}
 
@@ -156,6 +236,13 @@ def _trim_xsave(table: Table) -> None:
             for bit in range(2, 32):
                 if mask >> bit & 1:
                     table.pop((0xD, bit), None)
+    if (0xD, 0) in table:  # EBX follows XCR0; KVM keeps it while the guest runs
+        parts = [
+            row[EBX] + row[EAX]
+            for (leaf, bit), row in table.items()
+            if leaf == 0xD and bit > 1 and table[0xD, 0][EAX] >> bit & 1
+        ]
+        table[0xD, 0][ECX] = max([XSAVE_LEGACY, *parts])
 
 
 def _has(table: Table, name: str) -> bool:
@@ -186,3 +273,8 @@ def _identity(spec: CpuSpec, table: Table) -> None:
             raise ConfigError(f"phys-bits={bits}: 32 to 52")
         eight = table.setdefault((0x80000008, 0), [48 << 8, 0, 0, 0])
         eight[EAX] = eight[EAX] & ~0xFF | bits
+    elif not given.get("host-phys-bits", True) and (0x80000008, 0) in table:
+        table[0x80000008, 0][EAX] &= 0xFF00
+        table[0x80000008, 0][EAX] |= PHYS_BITS
+    if not given.get("pmu", True) and (0xA, 0) in table:
+        table[0xA, 0] = [0, 0, 0, 0]

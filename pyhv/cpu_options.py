@@ -33,8 +33,7 @@ DEFAULT_CPU = (
 MODELS: dict[str, str] = {
     "host": "all that this host's KVM offers",
     "max": "the same as host",
-    "qemu64": "a plain 64-bit CPU, the same on every host",
-}
+}  # and the named models of cpu_models.txt
 
 #: properties that are neither a feature nor a Hyper-V flag: kind; cpu_models.py applies them
 PROPERTIES: dict[str, str] = {
@@ -48,24 +47,30 @@ PROPERTIES: dict[str, str] = {
     "model": "u32",
     "stepping": "u32",
     "phys-bits": "u32",
+    "host-phys-bits": "bool",
+    "level": "u32",
+    "xlevel": "u32",
+    "pmu": "bool",
+    "tsc-frequency": "u64",
+    "vmware-cpuid-freq": "bool",
 }
 #: what QEMU has and pyhv does not is refused as such: properties, and the CPUID flags
 #: of ``qemu-system-x86_64 -cpu help`` that are not in cpu_features.py
 NOT_PROVIDED = """
-pmu l3-cache host-phys-bits host-phys-bits-limit guest-phys-bits host-cache-info legacy-cache
-cpuid-0xb level xlevel xlevel2 min-level min-xlevel level-func7 full-cpuid-auto-level lbr-fmt
-fill-mtrr-mask vmware-cpuid-freq kvm-pv-enforce-cpuid kvm-no-smi-migration tcg-cpuid xen-vapic
-x-force-features tsc-freq tsc-frequency ucode-rev start-powered-off x-intel-pt-auto-level
-ace2 ace2-en amx-complex auto-ibrs avic avx-ne-convert avx-vnni-int16 avx-vnni-int8 avx10
-avx10-128 avx10-256 avx10-512 bhi-ctrl bhi-no ddpd-u decodeassists eraps fb-clear fbsdp-no
-flushbyasid full-width-write gds-no ibpb-brtype ibrs-all intel-psfd intel-pt-lip ipred-ctrl lbrv
-lfence-always-serializing mcdt-no mds-no no-nested-data-bp npt nrip-save null-sel-clr-base
-pause-filter pbrsb-no perfmon-v2 pfthreshold phe phe-en pmm pmm-en prefetchiti pschange-mc-no
-psdp-no rdctl-no rfds-clear rfds-no rrsba-ctrl rsba sbdr-ssdp-no sbpb sgx-aex-notify sgx-debug
-sgx-edeccssa sgx-exinfo sgx-kss sgx-mode64 sgx-provisionkey sgx-tokenkey sgx1 sgx2
-skip-l1dfl-vmentry split-lock-detect srso-no srso-user-kernel-no ssb-no svm-lock svme-addr-chk
-taa-no tsc-scale tsx-ctrl v-vmsave-vmload vgif vmcb-clean vnmi xcrypt xcrypt-en xstore xstore-en
+l3-cache host-phys-bits-limit guest-phys-bits host-cache-info legacy-cache
+cpuid-0xb xlevel2 min-level min-xlevel level-func7 full-cpuid-auto-level lbr-fmt
+fill-mtrr-mask kvm-pv-enforce-cpuid kvm-no-smi-migration tcg-cpuid xen-vapic
+x-force-features tsc-freq ucode-rev start-powered-off x-intel-pt-auto-level ace2
+ace2-en avx10-128 avx10-256 avx10-512 bhi-no eraps fb-clear fbsdp-no full-width-write gds-no
+ibpb-brtype ibrs-all intel-pt-lip mds-no pbrsb-no perfmon-v2 phe phe-en pmm pmm-en
+pschange-mc-no psdp-no rdctl-no rfds-clear rfds-no rsba sbdr-ssdp-no sbpb sgx-aex-notify
+sgx-debug sgx-edeccssa sgx-exinfo sgx-kss sgx-mode64 sgx-provisionkey sgx-tokenkey sgx1 sgx2
+skip-l1dfl-vmentry split-lock-detect srso-no srso-user-kernel-no ssb-no taa-no tsx-ctrl xcrypt
+xcrypt-en xstore xstore-en
+avx10
 """
+
+TSC_HZ = (1_000_000, 1 << 41)  # KVM counts kHz in 31 bits
 
 _WORDS = {"on": True, "yes": True, "true": True, "y": True}
 _WORDS |= {"off": False, "no": False, "false": False, "n": False}
@@ -76,7 +81,7 @@ class CpuSpec(Record):
     """A parsed ``-cpu``. Keys are hyphen forms; only what the user gave is in the dicts."""
 
     text: str
-    model: str  # a key of MODELS
+    model: str  # a key of MODELS, or a name of cpu_named.py
     hv: dict[str, Value]  # flags of hyperv/flags.py
     features: dict[str, bool]  # names of cpu_features
     properties: dict[str, Value]  # names of PROPERTIES
@@ -176,6 +181,23 @@ def _set(spec: CpuSpec, item: str, name: str, value: str) -> None:
     spec.features[feature] = bool(parse_value(name, "bool", value))
 
 
+def _check_model(text: str, model: str) -> None:
+    """Refuse *model* if it is not one of the named models."""
+    from .cpu_named import catalogue
+
+    if catalogue().find(model) is not None:
+        return
+    import difflib
+
+    known = [*MODELS, *catalogue().names()]
+    near = difflib.get_close_matches(model[:40], known, 1, 0.6)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(MODELS)} and -cpu help"
+    raise ConfigError(
+        f"-cpu {_shown(text)}: no CPU model {model[:60]!r}; {hint} "
+        f"(with flags: {next(iter(MODELS))},hv_time)"
+    )
+
+
 def parse_cpu(text: str) -> CpuSpec:
     """Parse the argument of ``-cpu``.
 
@@ -183,8 +205,7 @@ def parse_cpu(text: str) -> CpuSpec:
     """
     model, *items = text.split(",")
     if model not in MODELS:
-        hint = f"{', '.join(MODELS)} (with flags: {next(iter(MODELS))},hv_time)"
-        raise ConfigError(f"-cpu {_shown(text)}: no CPU model {model[:60]!r}; known: {hint}")
+        _check_model(text, model)
     spec = CpuSpec(text, model, {}, {}, {}, ())
     warnings: list[str] = []
     plain: dict[str, str] = {}
@@ -211,6 +232,9 @@ def parse_cpu(text: str) -> CpuSpec:
 
 def _finish(spec: CpuSpec, warnings: list[str]) -> None:
     """Check what one assignment alone does not show."""
+    hertz = spec.properties.get("tsc-frequency", TSC_HZ[0])
+    if not TSC_HZ[0] <= int(hertz) < TSC_HZ[1]:
+        raise ConfigError(f"tsc-frequency={hertz}: in Hz, from {TSC_HZ[0]} to below {TSC_HZ[1]}")
     vendor = spec.hv.get("hv-vendor-id")
     if isinstance(vendor, str) and len(vendor.encode("utf-8", "replace")) > 12:
         warnings.append("hv-vendor-id truncated to 12 characters")

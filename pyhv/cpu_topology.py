@@ -77,18 +77,19 @@ def _amd(table: Table, index: int, smp: Smp) -> None:
     package = smp.cores * smp.threads
     extended = table.get((0x80000001, 0))
     if extended is not None and table.get((0, 0), [0, 0])[1] == AMD:
-        extended[2] = extended[2] | CMP_LEGACY if package > 1 else extended[2] & ~CMP_LEGACY
+        extended[2] = extended[2] | (CMP_LEGACY if package > 1 else 0)
     if (0x80000008, 0) in table:
         size = _width(package) << 12 | min(package - 1, 0xFF) if package > 1 else 0
         table[0x80000008, 0][2] = size
-    if extended is not None and extended[2] & TOPOEXT:
+    highest = table.get((0x80000000, 0), [0])[0]
+    if extended is not None and extended[2] & TOPOEXT and highest >= 0x8000001E:
         core = index // smp.threads % smp.cores
         table[0x8000001E, 0] = [index, (smp.threads - 1) << 8 | core, 0, 0]
         for (leaf, _), registers in table.items():
             if leaf == 0x8000001D and registers[0] & 0x1F:
                 level = registers[0] >> 5 & 7
-                count = package if level >= 3 else smp.threads
-                registers[0] = registers[0] & ~(0xFFF << 14) | (count - 1) << 14
+                width = _width(package if level >= 3 else smp.threads)
+                registers[0] = registers[0] & ~(0xFFF << 14) | ((1 << width) - 1) << 14
     else:
         for key in [key for key in table if key[0] in (0x8000001D, 0x8000001E)]:
             del table[key]

@@ -36,7 +36,7 @@ class GuestCpuid:
     :raises ConfigError: flags unknown, without what they require, or refused by the driver.
 
     ``spec``, ``chosen``, ``features`` and ``warnings`` keep what came out of each step; ``notes``
-    says what a preset stands for.
+    says what a preset stands for; ``tsc_khz`` is what tsc-frequency= asks for, or 0.
     """
 
     def __init__(
@@ -73,7 +73,9 @@ class GuestCpuid:
         self.warnings = (*self.spec.warnings, *lacks)
         kvm = self.base.table.get((0x40000001, 0), [0, 0, 0, 0])
         self.base.remove(0x40000000, 0x4FFFFFFF)
-        shown = leaves(self.chosen, (kvm[0], kvm[3]) if self.spec.kvm else None)
+        self.tsc_khz = int(self.spec.properties.get("tsc-frequency", 0)) // 1000
+        timing = self.tsc_khz if self.spec.properties.get("vmware-cpuid-freq", True) else 0
+        shown = leaves(self.chosen, (kvm[0], kvm[3]) if self.spec.kvm else None, timing)
         for leaf, _, *registers in shown:
             self.base.set(leaf, tuple(registers))  # type: ignore[arg-type]
         self.features = features(self.chosen)

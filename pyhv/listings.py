@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import cpu_features
+from . import cpu_features, cpu_named
 from .cpu_options import MODELS, PROPERTIES
 from .hyperv.choose import in_user_table
 from .hyperv.flags import ALIASES, LATER, ROWS
@@ -25,7 +25,13 @@ def _wrapped(words: list[str], indent: str = "  ") -> list[str]:
 def cpu() -> str:
     """Return models, Hyper-V flags, CPUID flags and properties of ``-cpu``."""
     lines = ["CPU models:"]
-    lines += [f"  {name:24}{text}".rstrip() for name, text in MODELS.items()]
+    lines += [f"  {name:25} {text}".rstrip() for name, text in MODELS.items()]
+    named = cpu_named.catalogue()
+    lines += [
+        f"  {name:25} {model.text}".rstrip() for name, model in sorted(named.models.items())
+    ]
+    lines += ["Other names:"]
+    lines += _wrapped([f"{name}={target}" for name, target in sorted(named.aliases.items())])
     lines += ["", "Hyper-V flags (docs/flags.md):"]
     lines += _wrapped([row.name for row in ROWS] + list(ALIASES))
     lines += ["", "Other properties:", *_wrapped(list(PROPERTIES))]

@@ -22,6 +22,7 @@ INTERFACE = 0x31237648  # Hv#1
 LOGICAL_PROCESSORS = 64  # 0x40000005.EBX, constant in QEMU
 DEBUG_VENDOR = (0x7263694D, 0x666F736F, 0x53562074)  # Microsoft VS
 DEBUG_INTERFACE = 0x31235356  # VS#1
+APIC_BUS_KHZ = 1_000_000
 HYPERVISOR_PRESENT = 1 << 31  # CPUID.1:ECX, set by QEMU unless -hypervisor
 
 
@@ -101,19 +102,23 @@ def hv_leaves(chosen: Chosen) -> list[Row]:
     return [(number, 0, *registers) for number, registers in rows]  # type: ignore[misc]
 
 
-def leaves(chosen: Chosen, kvm: tuple[int, int] | None) -> list[Row]:
+def leaves(chosen: Chosen, kvm: tuple[int, int] | None, tsc_khz: int = 0) -> list[Row]:
     """Return all hypervisor leaves of a guest, rows (leaf, index, eax, ebx, ecx, edx).
 
     :param kvm: EAX (features) and EDX (hints) of KVM's own 0x40000001, None for ``kvm=off``. KVM's
         leaves sit at 0x40000000, or at 0x40000100 when Hyper-V is on, where Linux prefers them.
+    :param tsc_khz: tsc-frequency=, for VMware's leaf 0x40000010; only beside KVM's at 0x40000000.
 
     CPUID.1:ECX[31] is not among them: it is a CPU feature, ``hypervisor``.
     """
     rows = hv_leaves(chosen)
     if kvm:
         base = KVM_BASE_BESIDE_HYPERV if rows else HYPERV_BASE
-        rows.append((base, 0, base + 1, *KVM_SIGNATURE))
+        timing = tsc_khz if base == HYPERV_BASE else 0
+        rows.append((base, 0, base + (0x10 if timing else 1), *KVM_SIGNATURE))
         rows.append((base + 1, 0, kvm[0], 0, 0, kvm[1]))
+        if timing:
+            rows.append((base + 0x10, 0, timing, APIC_BUS_KHZ, 0, 0))
     return rows
 
 

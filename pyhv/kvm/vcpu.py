@@ -6,12 +6,13 @@ import ctypes
 import mmap
 import os
 
-from ..errors import KvmError
+from ..errors import HostError, KvmError
 from . import requests, uapi
 from .ioctl import array
 from .vm import Vm, enable_cap
 
 PAGE = 4096
+TSC_TOLERANCE_PPM = 250  # as in QEMU, and as Linux's KVM has it by default
 
 
 class Vcpu:
@@ -82,6 +83,20 @@ class Vcpu:
     def tsc_khz(self) -> int:
         """Return the guest's TSC frequency in kHz."""
         return requests.GET_TSC_KHZ(self.fd)
+
+    def set_tsc_khz(self, khz: int) -> None:
+        """Make the guest's TSC run at *khz*; without scaling what is near enough stays as it is.
+
+        :raises HostError: this KVM cannot scale the TSC to it.
+        """
+        if requests.SET_TSC_KHZ.raw(self.fd, khz) >= 0:
+            return
+        now = self.tsc_khz()
+        if abs(now - khz) * 1_000_000 > now * TSC_TOLERANCE_PPM:
+            raise HostError(
+                f"tsc-frequency={khz * 1000}: TSC frequency mismatch between VM ({khz} kHz) and "
+                f"host ({now} kHz), and TSC scaling unavailable; leave it out"
+            )
 
     def tsc_offset(self) -> int:
         """Return guest TSC - host TSC, modulo 2**64 (KVM_VCPU_TSC_OFFSET); 0 if KVM has no such."""

@@ -34,7 +34,8 @@ def host(vendor: tuple[int, int, int] = AMD) -> dict[tuple[int, int], list[int]]
         (4, 2): [0, 0, 0, 0],
         (6, 0): [4, 0, 0, 0],
         (7, 0): [1, ALL, ALL, ALL],
-        (7, 1): [ALL, 0, 0, 0],
+        (7, 1): [ALL, 0, 0, ALL],
+        (7, 2): [0, 0, 0, ALL],
         (0xB, 0): [1, 2, 0x100, 9],
         (0xD, 0): [0x602FF, 0, 0xB00, 0],
         (0xD, 1): [0x1F, 0, 0, 0],
@@ -48,7 +49,8 @@ def host(vendor: tuple[int, int, int] = AMD) -> dict[tuple[int, int], list[int]]
         (0x80000008, 0): [0x3030, ALL, 0, 0],
         (0x8000001D, 0): [0x4121, 0, 0, 0],
         (0x8000001E, 0): [9, 0, 0, 0],
-        (0x80000021, 0): [1, 0, 0, 0],
+        (0x8000000A, 0): [1, 8, 0, ALL],
+        (0x80000021, 0): [ALL, 0, 0, 0],
     }
     return {key: list(value) for key, value in table.items()}
 
@@ -111,7 +113,7 @@ def test_the_warning_is_qemus() -> None:
     table = host()
     table[7, 0][1] = 0
     assert cpu_models.apply(parse_cpu("host,avx2"), table) == [
-        "host doesn't support requested feature: CPUID[eax=07h,ecx=00h].EBX.avx2 [bit 5]"
+        "host doesn't support requested feature: CPUID.07H:EBX.avx2 [bit 5]"
     ]
     assert cpu_models.apply(parse_cpu("host,avx2,check=off"), table) == []
 
