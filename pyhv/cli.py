@@ -182,7 +182,7 @@ def _run(config: MachineConfig, console: Console, serial: str, parsed: Parsed) -
 
     with Progress(f"loading {config.kernel or config.drives[0].path}"):
         machine = make_machine(config, console)
-    abandoned, unwatch = False, None
+    abandoned, watch = False, None
     try:
         for warning in machine.warnings:
             say(f"warning: {warning}")
@@ -191,10 +191,12 @@ def _run(config: MachineConfig, console: Console, serial: str, parsed: Parsed) -
         say(_announcement(machine, config))
         machine.notice = say
         if any(key in parsed for key in WATCHING):
-            from .watching import attach
+            from .watching import Watch
 
-            unwatch = attach(machine, parsed, say)
+            watch = Watch(machine, parsed, say)
         machine.start()
+        if watch is not None:
+            watch.begin()
         gc.freeze()  # a collection would hold up every vCPU for the 2 ms it walks the modules
         from .report import report
         from .running import Session
@@ -205,8 +207,8 @@ def _run(config: MachineConfig, console: Console, serial: str, parsed: Parsed) -
     finally:
         if not abandoned:
             machine.close()
-        if unwatch is not None:
-            unwatch()
+        if watch is not None:
+            watch.close()
     console.close()  # the guest's last words come before ours
     if serial == "stdio" and console.data()[-1:] not in (b"", b"\n", b"\r"):
         say_end_of_line()

@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .listening import Server
     from .machine import Machine
     from .options import Parsed
 
@@ -19,42 +20,59 @@ def target(address: str) -> str:
     return rest if kind == "unix" else rest if rest[:1] != ":" else f"localhost{rest}"
 
 
-def attach(machine: Machine, parsed: Parsed, say: Callable[[str], None]) -> Callable[[], None]:
-    """Attach what *parsed* names to *machine*, which has not been started; return what ends it.
+class Watch:
+    """Attaches what *parsed* names to *machine*, which has not been started.
 
-    :raises PyhvError: a value that cannot be, a file or a socket that cannot be made.
+    :raises PyhvError: a value that cannot be, a file or a socket that cannot be made; then
+        nothing is left attached.
     """
-    closers: list[Callable[[], None]] = []
-    if "trace" in parsed or "trace-file" in parsed or "top" in parsed:
-        from .trace.session import TraceSession
 
-        get = parsed.get
-        form, top = get("trace-format") or "text", "top" in parsed
-        closers.append(TraceSession(machine, get("trace"), form, get("trace-file"), top, say).close)
-    if "audit" in parsed:
-        from .lookup.live import LiveAudit
+    def __init__(self, machine: Machine, parsed: Parsed, say: Callable[[str], None]) -> None:
+        self._machine, self._parsed, self._say = machine, parsed, say
+        self._closers: list[Callable[[], None]] = []
+        self._servers: list[Server] = []
+        try:
+            self._attach()
+        except BaseException:
+            self.close()
+            raise
 
-        closers.append(LiveAudit(machine, say).close)
+    def _attach(self) -> None:
+        machine, parsed, say = self._machine, self._parsed, self._say
+        if "trace" in parsed or "trace-file" in parsed or "top" in parsed:
+            from .trace.session import TraceSession
 
-    if "gdb" in parsed or "s" in parsed:
-        from .gdb.server import GdbServer
+            get = parsed.get
+            form, top = get("trace-format") or "text", "top" in parsed
+            session = TraceSession(machine, get("trace"), form, get("trace-file"), top, say)
+            self._closers.append(session.close)
+        if "audit" in parsed:
+            from .lookup.live import LiveAudit
 
-        address = parsed.get("gdb") or "tcp::1234"
-        server = GdbServer(machine, address, say)
-        closers.append(server.close)
-        say(f"gdb: target remote {target(address)}")
-        server.start()
-    if "qmp" in parsed:
-        from .qmp.server import QmpServer
+            self._closers.append(LiveAudit(machine, say).close)
+        if "gdb" in parsed or "s" in parsed:
+            from .gdb.server import GdbServer
 
-        monitor = QmpServer(machine, parsed.get("qmp"))
-        closers.append(monitor.close)
-        monitor.start()
-    if "S" in parsed:
-        machine.pause()
+            address = parsed.get("gdb") or "tcp::1234"
+            self._add(GdbServer(machine, address, say))
+            say(f"gdb: target remote {target(address)}")
+        if "qmp" in parsed:
+            from .qmp.server import QmpServer
 
-    def close() -> None:
-        for closer in reversed(closers):
-            closer()
+            self._add(QmpServer(machine, parsed.get("qmp") or ""))
+        if "S" in parsed:
+            machine.pause()
 
-    return close
+    def _add(self, server: Server) -> None:
+        self._servers.append(server)
+        self._closers.append(server.close)
+
+    def begin(self) -> None:
+        """Serve those who connect: the machine has been started, what they ask for is there."""
+        for server in self._servers:
+            server.start()
+
+    def close(self) -> None:
+        """Detach all; the machine has ended."""
+        while self._closers:
+            self._closers.pop()()

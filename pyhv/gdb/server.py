@@ -34,9 +34,9 @@ class GdbServer(Server):
     name = "gdb"
 
     def __init__(self, machine: Machine, text: str, say: Callable[[str], None]) -> None:
+        able = probe(machine.kvm)
         super().__init__("-gdb", text)
         self.machine, self._say = machine, say
-        able = probe(machine.kvm)
         if not {"software", "hardware"} <= able:
             say(
                 "gdb: this KVM does not stop a guest at breakpoints (emulated?); "

@@ -5,6 +5,8 @@ QEMU qapi/run-state.json, control.json, machine.json, machine-target.json.
 
 from __future__ import annotations
 
+import time
+
 from ..errors import PyhvError
 from .protocol import VERSION, QmpError
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
     Arguments = dict[str, Any]
 
+#: how long query-cpus-fast waits for threads that are being started
+THREADS_S = 2.0
 #: ending of a machine -> RunState
 ENDED = {"hv-crash": "guest-panicked", "kvm-error": "internal-error", "error": "internal-error"}
 
@@ -68,6 +72,10 @@ def _powerdown(machine: Machine, arguments: Arguments) -> object:
 def _cpus(machine: Machine, arguments: Arguments) -> object:
     board, smp = machine.board, machine.config.smp
     found = []
+    deadline = time.monotonic() + THREADS_S
+    for thread in board.threads if board is not None and machine.started else ():
+        while thread.thread.native_id is None and time.monotonic() < deadline:
+            time.sleep(0.005)  # it begins just now
     for thread in board.threads if board is not None else ():
         core, index = divmod(thread.index, smp.threads)
         socket, core = divmod(core, smp.cores)

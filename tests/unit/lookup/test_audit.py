@@ -16,7 +16,7 @@ from pyhv.lookup.cpuid import _of_flags
 from pyhv.lookup.evidence import Evidence, read_trace, take_event
 from pyhv.lookup.live import LiveAudit
 from pyhv.trace.event import Event
-from pyhv.watching import attach
+from pyhv.watching import Watch
 
 CASE_8380 = Path(__file__).parents[2] / "baseline" / "cloud_hypervisor_8380.txt"
 WINDOWS, LINUX = 0x0001_0A00_0000_4A65, 0x8100_0000_060C_0000
@@ -218,7 +218,7 @@ class FakeMachine:
 
 def test_run_audit_counts_in_user() -> None:
     machine, told = FakeMachine(in_kernel=False), []
-    close = attach(machine, {"audit"}, told.append)
+    close = Watch(machine, {"audit"}, told.append).close
     assert machine.wanted == "msr,hypercall"
     assert machine.install is None
     fields = {"msr": "HV_X64_MSR_GUEST_OS_ID", "value": LINUX}
