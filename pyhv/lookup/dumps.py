@@ -33,7 +33,7 @@ _WORDS = re.compile(rf"\s*{_FOUR}\s*$", re.I)
 #: the begin of a line of a dump: what goes on otherwise is damaged
 _BEGIN = re.compile(r"\s*(?:CPUID [0-9a-f]|0x[0-9a-f]{8}\s|[0-9a-f]{8}[.:\s]\s*[0-9a-f])", re.I)
 _JSON = re.compile(r"\s*(?:\{|\[\s*[\[{\]])")  # not the time of a line of dmesg
-_CPU = re.compile(r"CPU(?: (\d+))?:\s*$")
+_CPU = re.compile(r"CPU(?: (\d{1,6}))?:\s*$")
 _BOOT = re.compile(r"hyper-?v: (?:privilege flags|features) .*$", re.I)
 _BOOT_WORDS = {
     "low": (LEAF_FEATURES, "eax"), "features": (LEAF_FEATURES, "eax"),
@@ -41,7 +41,11 @@ _BOOT_WORDS = {
     "hints": (LEAF_HINTS, "eax"),
 }  # fmt: skip
 _NESTED = re.compile(r"Hyper-V: Nested features: 0x([0-9a-f]{1,8})\b")
-_BUILD = re.compile(r"Hyper-V: Host Build (\d{1,5})\.(\d{1,5})\.(\d{1,10})\.(\d+)-(\d+)-(\d+)")
+#: major, minor, build, service number, service pack, service branch
+_BUILD = re.compile(
+    r"Hyper-V: (?:Host|Hypervisor) Build "
+    r"(\d{1,5})\.(\d{1,5})\.(\d{1,10})\.(\d{1,10})-(\d{1,10})-(\d{1,10})"
+)
 
 
 def parse(text: str, name: str, *, cpu: int = 0, leaf: int | None = None) -> list[tuple[str, Dump]]:
@@ -117,7 +121,7 @@ def _boot_line(line: str) -> Dump | None:
         found[LEAF_NESTED, 0] = {"eax": int(match[1], 16)}
     match = _BUILD.search(line)
     if match:
-        major, minor, build, pack, branch, service = (int(word) for word in match.groups())
+        major, minor, build, service, pack, branch = (int(word) for word in match.groups())
         words = (build, major << 16 | minor, pack, branch << 24 | service)
         if max(words) < 1 << 32:
             found[0x40000002, 0] = dict(zip(REGISTERS, words, strict=True))

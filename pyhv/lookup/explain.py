@@ -133,13 +133,16 @@ def any_host(passthrough: bool) -> list[tuple[int, ...]]:
 def resolve(source: Source) -> tuple[Chosen, list[str], str]:
     """Return what the guest would get after correction, the problems, and the corrected -cpu."""
     host = any_host(bool(source.hv.get("hv-passthrough")))
+    defaults = source.defaults
     try:
-        return choose(source.hv, host, user=False, cpu=source.cpu), [], source.cpu
+        chosen = choose(source.hv, host, user=False, cpu=source.cpu, defaults=defaults)
+        return chosen, [], source.cpu
     except FlagError as error:
         from .source import of_cpu
 
         good = of_cpu(source.what, error.corrected, [])
-        return choose(good.hv, host, user=False), list(error.problems), error.corrected
+        chosen = choose(good.hv, host, user=False, defaults=defaults)
+        return chosen, list(error.problems), error.corrected
 
 
 def warnings(source: Source, chosen: Chosen) -> list[str]:

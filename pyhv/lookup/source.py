@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Mapping
 
 from ..cpu_options import parse_cpu
 from ..errors import ConfigError
 from ..hyperv.choose import IN_USER
 from ..hyperv.flags import ALIASES, FLAGS, Value
+from ..hyperv.machine_types import hyperv_defaults
 from ..hyperv.presets import PRESETS, expand
 from ..record import Record
 from .arguments import read_input
@@ -29,6 +31,7 @@ class Source(Record):
     kvm: bool
     notes: tuple[str, ...]
     words: tuple[str, ...] = ()
+    defaults: Mapping[str, Value] = {}  # what an old machine type has others of
 
 
 def read(words: list[str], preset: str | None = None) -> Source:
@@ -71,15 +74,17 @@ def read(words: list[str], preset: str | None = None) -> Source:
     return of_cpu("-cpu", text, [])
 
 
-def preset_cpu(name: str) -> str:
+def preset_cpu(name: str, cpu: str | None = None) -> str:
     """Return the -cpu of a preset, with the nested flags that a KVM of Linux 6.12 has.
+
+    :param cpu: a -cpu beside it, whose model and items count.
 
     :raises ConfigError: there is none of this name.
     """
     if name not in PRESETS:
         known = ", ".join(PRESETS)
         raise ConfigError(f"--hv {printable(name, 40)}: no such preset; pyhv has {known}")
-    return expand(name, None, IN_USER, user=False)[0]
+    return expand(name, cpu, IN_USER, user=False)[0]
 
 
 def split(text: str) -> list[str]:
@@ -95,7 +100,7 @@ def of_command(words: list[str]) -> Source:
 
     :raises ConfigError: no -cpu, or nothing after it.
     """
-    cpu, notes = None, []
+    cpu, preset, notes = None, None, []
     for number, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name in ("-cpu", "--cpu"):
@@ -105,14 +110,22 @@ def of_command(words: list[str]) -> Source:
                 notes.append("several -cpu: the last one counts")
             cpu = value if equals else words[number + 1]
         if name in ("-hv", "--hv") and number + 1 < len(words):
-            cpu = preset_cpu(value if equals else words[number + 1])
+            preset = value if equals else words[number + 1]
+    if preset is not None:
+        cpu = preset_cpu(preset, cpu)
     if cpu is None:
         raise ConfigError("command line: there is no -cpu in it; QEMU then shows no Hyper-V")
     machine = _after(words, "-machine", "-M")
-    old = re.search(r"(?:pc-i440fx|pc-q35)-(\d+)\.(\d+)", machine)
-    if old and (int(old[1]), int(old[2])) < (6, 2):
-        notes.append(f"machine {old[0]}: QEMU shows version 6.1.7100 in leaf 0x40000002 unless "
-                     "hv-version-id-* say otherwise")  # fmt: skip
+    old = re.search(r"pc-(?:i440fx|q35)-[0-9.]{1,9}", machine)
+    defaults: Mapping[str, Value] = {}
+    if old:
+        try:
+            defaults = hyperv_defaults(old[0])
+        except ConfigError:
+            notes.append(f"machine {old[0]}: not one of QEMU 10.0; its defaults are not known here")
+    if defaults:
+        shown = ", ".join(f"{name}={_shown(value)}" for name, value in defaults.items())
+        notes.append(f"machine {old[0]}: it has other defaults: {shown}")  # type: ignore[index]
     accelerator = _after(words, "-accel") + machine
     if not ("kvm" in accelerator or "-enable-kvm" in words) and any("qemu" in w for w in words[:1]):
         notes.append("no KVM on this command line: under TCG QEMU ignores every hv flag")
@@ -126,7 +139,13 @@ def of_command(words: list[str]) -> Source:
         extra.append("vmbus-bridge: Windows may not boot without hv-stimer, hv-vapic, hv-runtime")
     if "hv-syndbg" in on and "vmbus-bridge" not in devices:
         extra.append("hv-syndbg needs -device vmbus-bridge and -device hv-syndbg")
-    return source._replace(notes=(*source.notes, *extra), words=tuple(words))
+    return source._replace(notes=(*source.notes, *extra), words=tuple(words), defaults=defaults)
+
+
+def _shown(value: Value) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return hex(value) if isinstance(value, int) and value > 9 else str(value)
 
 
 def _after(words: list[str], *names: str) -> str:

@@ -157,7 +157,11 @@ def test_json_has_what_the_text_has() -> None:
         ("host,hv_no_nonarch_coresharing=auto,hv_relaxed", "blocks migration"),
         ("host,hv_enforce_cpuid,hv_relaxed", "VP_ASSIST_PAGE faults"),
         ("qemu-system-x86_64 -cpu host,hv_relaxed", "under TCG QEMU ignores"),
-        ("qemu-system-x86_64 -enable-kvm -M pc-i440fx-6.1 -cpu host,hv_relaxed", "6.1.7100"),
+        (
+            "qemu-system-x86_64 -enable-kvm -M pc-i440fx-6.1 -cpu host,hv_relaxed",
+            "hv-version-id-build=0x1bbc",
+        ),
+        ("qemu-kvm -accel kvm -M pc-q35-99.9 -cpu host,hv_relaxed", "not one of QEMU 10.0"),
         ("qemu -accel kvm -cpu host,hv_relaxed -device vmbus-bridge", "needs hv-synic"),
         ("qemu -cpu host -cpu max,hv_relaxed", "the last one counts"),
     ],
@@ -217,6 +221,20 @@ def test_a_file_that_is_something_else(name, data, error, tmp_path, capfd) -> No
     err = capfd.readouterr().err
     assert f"{path}: {error}" in err
     assert err.count("\n") == 1
+
+
+def test_an_old_machine_type_changes_the_picture() -> None:
+    """Leaf 2 of QEMU's machines up to 6.1; hv-synic alone is whole up to 3.0."""
+    line = "qemu -accel kvm -M {} -cpu host,hv_relaxed,hv_synic"
+    assert "40000002 00001bbc 00060001" in run(line.format("pc-i440fx-3.0"))[0]
+    assert run(line.format("pc-i440fx-3.0"))[1] == 0
+    assert run(line.format("pc-q35-3.1"))[1] == 2
+
+
+def test_a_preset_beside_a_cpu_of_a_pyhv_command_line() -> None:
+    found = source.read(["pyhv run --hv linux -cpu qemu64,hv_ipi x.img"])
+    assert found.cpu.startswith("qemu64,kvm=off,hv_relaxed,")
+    assert found.cpu.endswith(",hv_ipi")
 
 
 def test_libvirts_own_command_line_wins() -> None:
