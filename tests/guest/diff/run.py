@@ -18,7 +18,7 @@ from . import cases, operations
 
 HERE = Path(__file__).parent
 HOST_PORT = 0x5150
-LIMIT_S = 120
+LIMIT_S = 60
 ECHO, FULL, EVENT = 0x100, 0x101, 0x200  # connections
 ECHO_SINT, EVENT_SINT, EVENT_FLAG = 5, 6, 0x123
 DONE = 1  # the debug-exit port makes 2 * 0 + 1 of the guest's 0
