@@ -128,11 +128,20 @@ class Run(NamedTuple):
 
 
 @functools.cache
-def run(driver: str, cpu: str, smp: int, scenario: str = "X", *, reboot: bool = False) -> Run:
-    """Run the probe once."""
+def run(
+    driver: str,
+    cpu: str,
+    smp: int,
+    scenario: str = "X",
+    *,
+    reboot: bool = False,
+    hv: str | None = None,
+    machine: str | None = None,
+) -> Run:
+    """Run the probe once; *hv* is a preset, *machine* a machine type."""
     with Machine(
         cpu=cpu, smp=smp, hyperv=driver, kernel=str(build.kernel()), append=scenario,
-        memory="64M", no_reboot=not reboot,
+        memory="64M", no_reboot=not reboot, hv=hv, machine=machine,
     ) as vm:  # fmt: skip
         tsc_hz = vm.board.vcpus[0].tsc_khz() * 1000
         vm.memory.write(operations.SIM, RAM_BELOW)
@@ -224,6 +233,16 @@ def test_refused_by_name(driver: str, name: str, flags: tuple[str, ...]) -> None
         flag.removeprefix("hv-") if i else flag for i, flag in enumerate(flags)
     )
     assert f"in_{driver}" in text
+
+
+@every_driver
+@pytest.mark.parametrize(("preset", "name"), [("none", "00-none"), ("max", "5-all")])
+def test_presets(driver: str, preset: str, name: str) -> None:
+    """With KVM's leaves left on, --hv none and --hv max are sets of QEMU's; all sections."""
+    dump = read(name)
+    got = run(driver, "host,kvm=on", dump.smp, hv=preset)
+    assert not differences(name, dump.lines, got.lines, deviations(driver, name))
+    assert (got.stop.kind, got.stop.status) == ("exit", dump.status)
 
 
 @every_driver

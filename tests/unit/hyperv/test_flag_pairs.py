@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from test_flags_golden import HOST_LEAVES, kernel_table, read_dump, shown
 from test_flags_table import MEASURED, NEEDS
 from test_presets import table
 
@@ -16,6 +17,7 @@ from pyhv.cpu_options import parse_cpu
 from pyhv.hyperv.choose import FlagError, choose
 from pyhv.hyperv.cpuid import hv_leaves
 from pyhv.hyperv.flags import FLAGS
+from pyhv.hyperv.presets import PRESETS, expand
 
 #: not measured, there was no Intel host: 4.EAX[14] and version 1..1 in A.EAX (inventory 1.3)
 BITS = MEASURED | {"hv-evmcs": (0, 0, 0, 0x4000, 0x101)}
@@ -98,7 +100,7 @@ def required(names: set[str]) -> set[str]:
         need = step
 
 
-def shown(names: set[str]) -> dict[int, list[int]]:
+def shown_by(names: set[str]) -> dict[int, list[int]]:
     chosen = choose(parse_cpu(text(names)).hv, HOST, user=False)
     rows = {row[0]: list(row[2:]) for row in hv_leaves(chosen)}
     return {leaf & 0xF: value for leaf, value in rows.items() if leaf <= 0x4000000A}
@@ -120,7 +122,7 @@ def test_a_set_as_given(names: set[str]) -> None:
     else:
         need = required(names)
     if not need:
-        assert shown(names) == expected(names)
+        assert shown_by(names) == expected(names)
         return
     with pytest.raises(FlagError) as caught:
         choose(parse_cpu(text(names)).hv, HOST, user=False, cpu=text(names))
@@ -128,4 +130,27 @@ def test_a_set_as_given(names: set[str]) -> None:
         requires = f" requires Hyper-V {FLAGS[name].desc} ({name}"
         assert (requires in str(caught.value)) == (name in need)
     assert set(caught.value.corrected.split(",")) == set(text(names).split(",")) | need
-    assert shown(names | need) == expected(names | need)
+    assert shown_by(names | need) == expected(names | need)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_by_the_same_rules(name: str) -> None:
+    """The leaves of each preset follow from the measured bits of its flags, on AMD and Intel."""
+    for intel in (False, True):
+        rows = table(user=False, intel=intel)
+        cpu, _ = expand(name, None, rows, user=False)
+        spec = parse_cpu(cpu)
+        want = expected({flag for flag in spec.hv if flag != "hv-spinlocks"})
+        if "hv-spinlocks" in spec.hv:
+            want[4][1] = int(spec.hv["hv-spinlocks"])
+        got = {row[0] & 0xF: list(row[2:]) for row in hv_leaves(choose(spec.hv, rows, user=False))}
+        assert got == want
+
+
+@pytest.mark.parametrize(("name", "dump"), [("none", "00-none.txt"), ("max", "5-all.txt")])
+def test_presets_that_are_dumps(name: str, dump: str) -> None:
+    """With KVM's leaves left on, max is the dump with all flags, and none the one without."""
+    cpu, _ = expand(name, "host,kvm=on", kernel_table(), user=False)
+    want = {leaf: value for leaf, value in read_dump(dump)[1].items() if leaf not in HOST_LEAVES}
+    got = shown(cpu, user=False)
+    assert {leaf: got.get(leaf, (0, 0, 0, 0)) for leaf in want} == want
