@@ -376,6 +376,12 @@ def test_nor_does_what_comes_after_it():
     assert not loaded & HEAVY
 
 
+def test_run_needs_none_of_the_look_up_commands():
+    loaded = modules_after("import pyhv.cli, pyhv.options, pyhv.machine, pyhv.running, pyhv.report")
+    assert "pyhv.machine" in loaded
+    assert not {name for name in loaded if name.startswith("pyhv.lookup")}
+
+
 def test_help_needs_no_options_table():
     loaded = modules_after("import pyhv.cli; pyhv.cli.main([])")
     assert "pyhv.cli" in loaded
