@@ -154,3 +154,10 @@ def test_presets_that_are_dumps(name: str, dump: str) -> None:
     want = {leaf: value for leaf, value in read_dump(dump)[1].items() if leaf not in HOST_LEAVES}
     got = shown(cpu, user=False)
     assert {leaf: got.get(leaf, (0, 0, 0, 0)) for leaf in want} == want
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "none"])
+def test_a_preset_has_its_dump(name: str) -> None:
+    """The dump 9-preset-NAME was recorded with this very -cpu; test_flags_golden compares it."""
+    cpu, _ = expand(name, None, kernel_table(), user=False)
+    assert read_dump(f"9-preset-{name}.txt")[0] == cpu
