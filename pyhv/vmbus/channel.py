@@ -129,15 +129,18 @@ class Channel:
         out = self._out
         if out is None or len(packet) + 8 >= out.size:
             return False
-        if self._waiting or not out.append(packet):
-            if len(self._waiting) >= MAX_WAITING:
-                return False
-            self._waiting.append(packet)
-        if not self._draining:
-            try:
+        try:
+            if self._waiting or not out.append(packet):
+                if len(self._waiting) >= MAX_WAITING:
+                    return False
+                self._waiting.append(packet)
+            if not self._draining:
                 self._flush()
-            except BrokenRule as error:
-                self.server.broken(error, self)
+        except BrokenRule as error:
+            if self._draining:
+                raise  # drain() closes the channel
+            self.server.broken(error, self)
+            return False
         return True
 
     def send_inband(self, data: bytes, transaction: int = 0, flags: int = 0) -> bool:
