@@ -51,7 +51,7 @@ class Board:
         self.vcpus: list[Vcpu] = []
         self.threads: list[VcpuThread] = []
         self.driver: InKernel | InUser | None = None
-        self.vmbus = self.testdev = None
+        self.vmbus = self.testdev = self.components = None
         self.ended = self.closed = False
         self.bus = Bus()
         self.vm = Vm(machine.kvm, memory)
@@ -138,6 +138,7 @@ class Board:
         features = self.machine.features
         if not features.synic or features.kvm_synic:
             return
+        from .vmbus.ic import Components
         from .vmbus.server import VmbusServer
         from .vmbus.storvsc import Scsi
 
@@ -149,6 +150,7 @@ class Board:
             from .vmbus.netvsc import Netvsc
 
             self.vmbus.offer(Netvsc(nic, mac, number))
+        self.components = Components(self.vmbus)
 
     def _make_testdev(self) -> None:
         machine = self.machine

@@ -20,6 +20,7 @@ from .events import EventLoop
 from .kvm.cpuid import Cpuid
 from .kvm.system import Kvm
 from .memory import GuestMemory
+from .services import Services
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 RTC_IRQ = 8
 
 
-class Machine(Endings):
+class Machine(Endings, Services):
     """A virtual machine.
 
     :param config: a MachineConfig, or None and its fields as keywords
@@ -50,7 +51,6 @@ class Machine(Endings):
         with Machine(disk="debian.img", smp=2) as vm:
             vm.start()
             vm.console.expect("login:", timeout=120)
-            vm.console.send(b"root\\n")
             stop = vm.wait(timeout=60)
     """
 

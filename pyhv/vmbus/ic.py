@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .channel import Channel
+    from .server import VmbusServer
 
 # Pipe header: 0:4 flags (1), 4:4 size of the rest. IC header: 8:4 framework version, 12:2 type,
 # 14:4 message version, 18:2 body size, 20:4 status, 24:1 transaction, 25:1 flags, 26:2 zero
@@ -29,7 +30,6 @@ PIPE_HEADER = 8
 ICMSGTYPE_NEGOTIATE = 0
 FLAG_TRANSACTION, FLAG_REQUEST, FLAG_RESPONSE = 1, 2, 4
 FRAMEWORKS = ((3, 0), (1, 0))
-HV_S_OK = 0
 
 HEARTBEAT_S, TIMESYNC_S = 2.0, 30.0  # Linux's PTP clock calls a sample of 600 s ago stale
 EPOCH_1601 = 116_444_736_000_000_000  # of 1970, in 100 ns
@@ -58,6 +58,7 @@ class Service(Device):
         self._transaction = 0
         self._life = 0  # counts drivers that opened the channel
         self._asked: int | None = None  # the type that an answer is due for
+        self._told: Callable[[int], None] | None = None  # who waits for it
 
     def opened(self, channel: Channel) -> None:
         """Offer versions: framework first, then the component's own."""
@@ -69,7 +70,7 @@ class Service(Device):
 
     def closed(self, channel: Channel) -> None:
         """No driver any more."""
-        self.channel = self.version = self._asked = None
+        self.channel = self.version = self._asked = self._told = None
 
     def _send(
         self, kind: int, framework: tuple[int, int], version: tuple[int, int], body: bytes
@@ -84,11 +85,17 @@ class Service(Device):
         self._asked = kind
         return True
 
-    def ask(self, body: bytes) -> bool:
-        """Send a request; False: no driver, or it has not answered the last one."""
+    def ask(self, body: bytes, told: Callable[[int], None] | None = None) -> bool:
+        """Send a request; False: no driver, or it has not answered the last one.
+
+        :param told: called with the status of the answer, if one comes.
+        """
         if self.version is None or self._asked is not None:
             return False
-        return self._send(self.message_type, self.framework, self.version, body)
+        if not self._send(self.message_type, self.framework, self.version, body):
+            return False
+        self._told = told
+        return True
 
     def packet(
         self, channel: Channel, kind: int, flags: int, transaction: int,
@@ -110,6 +117,9 @@ class Service(Device):
         else:
             self.answers += 1
             self.answered(status, data)
+            told, self._told = self._told, None
+            if told is not None:
+                told(status)
 
     def _negotiated(self, data: bytes) -> None:
         if len(data) < _negotiate.size + 2 * _version.size:
@@ -179,11 +189,13 @@ class Shutdown(Service):
     status: int | None = None
 
     def request(
-        self, *, reboot: bool = False, hibernate: bool = False, force: bool = False, text: str = ""
+        self, *, reboot: bool = False, hibernate: bool = False, force: bool = False,
+        text: str = "", told: Callable[[int], None] | None = None,
     ) -> bool:
         """Ask; False: the guest has no driver for it. On the event loop.
 
         :param text: for the guest's log, at most 1,023 characters count.
+        :param told: called with the answer's status.
         """
         flags = (
             (SHUTDOWN_FORCED if force else 0)
@@ -194,7 +206,7 @@ class Shutdown(Service):
         # Linux drops a request without the whole text field
         message = text.encode("utf-16-le")[: MESSAGE_BYTES - 2].ljust(MESSAGE_BYTES, b"\0")
         self.status = None
-        return self.ask(words + message)
+        return self.ask(words + message, told)
 
     def answered(self, status: int, data: bytes) -> None:
         """Keep it; a good one means that the guest has begun."""
@@ -236,6 +248,15 @@ class Timesync(Service):
             return times + bytes((flags, 0, 0, 0, 0, 0))  # flags, leap, stratum
         return times + bytes(8) + bytes((flags,))  # parent, child, round trip
 
-    def sync(self) -> bool:
+    def sync(self, told: Callable[[int], None] | None = None) -> bool:
         """Set the guest's clock now; False: no driver. On the event loop."""
-        return self.ask(self._body(TIME_SYNC))
+        return self.ask(self._body(TIME_SYNC), told)
+
+
+class Components:
+    """The components of one board, offered on *server*."""
+
+    def __init__(self, server: VmbusServer) -> None:
+        self.heartbeat, self.shutdown, self.timesync = Heartbeat(), Shutdown(), Timesync()
+        for component in (self.heartbeat, self.shutdown, self.timesync):
+            server.offer(component)

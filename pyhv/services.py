@@ -1,0 +1,97 @@
+"""What a host asks of a guest's hv_utils: power off, restart, are you alive, take my time.
+
+The guest's side is any Hyper-V guest's driver (Linux: hv_utils), so no agent is needed. The
+protocols are in vmbus/ic.py; a board offers one set, and a reset makes a new one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from .errors import ConfigError, HostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .board import Board
+    from .stop import Stop
+    from .vmbus.ic import Components
+
+ANSWER_S = 10.0
+
+
+class Services:
+    """The part of Machine that asks the guest; any thread but the event loop's may call."""
+
+    board: Board | None
+    call: Callable[[Callable[[], None]], None]
+    ended: Stop | None
+    started: bool
+
+    def _components(self, what: str) -> Components:
+        board = self.board
+        if board is None or not self.started or self.ended:
+            raise ConfigError(f"{what}: the machine does not run")
+        if board.components is None:
+            raise ConfigError(f"{what}: the guest has no VMBus; -cpu needs hv_synic for it")
+        return board.components
+
+    @property
+    def heartbeat(self) -> float | None:
+        """Seconds since the guest's driver last answered; it is asked every 2. None: no driver."""
+        last = self._components("heartbeat").heartbeat.last_answer
+        return None if last is None else time.monotonic() - last
+
+    def shutdown(
+        self, *, restart: bool = False, force: bool = False, text: str = "",
+        timeout: float = ANSWER_S,
+    ) -> None:
+        """Ask the guest to power off, or to restart; return when it has said that it will.
+
+        :param force: also when somebody is logged in; Linux makes no difference.
+        :param text: a reason for the guest's log.
+        :param timeout: seconds to wait for the answer, not for the end: that is ``wait()``.
+        :raises ConfigError: the machine does not run, or its guest has no driver for this.
+        :raises HostError: the guest refused, or has not answered in time.
+        """
+        what = "restart" if restart else "shutdown"
+        component = self._components(what).shutdown
+        status = self._ask(
+            what, timeout, lambda told: component.request(
+                reboot=restart, force=force, text=text, told=told
+            )
+        )  # fmt: skip
+        if status:  # HV_S_OK is 0
+            raise HostError(f"{what}: the guest refused, status {status:#x}")
+
+    def set_time(self, timeout: float = ANSWER_S) -> None:
+        """Set the guest's clock to the host's now, however wrong it is.
+
+        :raises ConfigError, HostError: as :meth:`shutdown`.
+        """
+        component = self._components("set_time").timesync
+        self._ask("set_time", timeout, component.sync)
+
+    def _ask(
+        self, what: str, timeout: float, ask: Callable[[Callable[[int], None]], bool]
+    ) -> int:
+        """Do *ask* on the event loop; return the status that it is told there."""
+        answered = threading.Event()
+        statuses: list[int | None] = []
+
+        def told(status: int | None) -> None:
+            statuses.append(status)
+            answered.set()
+
+        def call() -> None:
+            if not ask(told):
+                told(None)
+
+        self.call(call)
+        if not answered.wait(timeout):
+            raise HostError(f"{what}: the guest's driver has not answered in {timeout:g} s")
+        if statuses[0] is None:
+            raise ConfigError(f"{what}: the guest has no driver for it now (Linux: hv_utils)")
+        return statuses[0]
