@@ -9,8 +9,11 @@ from __future__ import annotations
 from os import fspath
 
 from .errors import ConfigError
-from .net.config import MAX_NICS, Nic, parse_nic
 from .record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .net.config import Nic
 
 MIB = 1 << 20
 _UNITS = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
@@ -90,10 +93,16 @@ def machine_config(
         memory_bytes=options.pop("memory_bytes", memory),  # type: ignore[arg-type]
         smp=smp if isinstance(smp, Smp) else parse_smp(str(smp)),
         drives=tuple(one if isinstance(one, Drive) else Drive(fspath(one)) for one in every),
-        nics=tuple(one if isinstance(one, Nic) else parse_nic(one) for one in nics),
+        nics=_parse_nics(nics) if nics else (),
         **options,  # type: ignore[arg-type]
     )
     return checked(config)
+
+
+def _parse_nics(nics: tuple[str | Nic, ...] | list[str | Nic]) -> tuple[Nic, ...]:
+    from .net.config import parse_nic
+
+    return tuple(parse_nic(one) if isinstance(one, str) else one for one in nics)
 
 
 def checked(config: MachineConfig) -> MachineConfig:
@@ -106,8 +115,11 @@ def checked(config: MachineConfig) -> MachineConfig:
         raise ConfigError("-initrd and -append need -kernel; a disk's boot loader has its own")
     if config.kernel is not None and config.firmware is not None:
         raise ConfigError("-kernel and -firmware: one of them; a kernel starts without firmware")
-    if len(config.nics) > MAX_NICS:
-        raise ConfigError(f"{len(config.nics)} network cards: pyhv has at most {MAX_NICS}")
+    if config.nics:
+        from .net.config import MAX_NICS
+
+        if len(config.nics) > MAX_NICS:
+            raise ConfigError(f"{len(config.nics)} network cards: pyhv has at most {MAX_NICS}")
     if config.time_limit is not None and not config.time_limit > 0:
         raise ConfigError(f"time limit {config.time_limit}: more than 0 seconds")
     return config

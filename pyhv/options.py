@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .config import MachineConfig
+    from .net.config import Nic
 
 POSITIONAL = "disk"
 
@@ -267,7 +268,6 @@ def config_of(parsed: Parsed, demo_disk: Callable[[], str]) -> MachineConfig:
         MachineConfig,
         checked,
         parse_drive,
-        parse_nic,
         parse_size,
         parse_smp,
     )
@@ -295,11 +295,18 @@ def config_of(parsed: Parsed, demo_disk: Callable[[], str]) -> MachineConfig:
             no_reboot="no-reboot" in parsed,
             time_limit=None if limit is None else seconds(limit),
             testdev="device" in parsed,
-            nics=tuple(
-                parse_nic(text, f"-{key}") for key, text in parsed.nics if text != "none"
-            ),
+            nics=_nics(parsed),
         )
     )
+
+
+def _nics(parsed: Parsed) -> tuple[Nic, ...]:
+    wanted = [(key, text) for key, text in parsed.nics if text != "none"]
+    if not wanted:
+        return ()
+    from .net.config import parse_nic
+
+    return tuple(parse_nic(text, f"-{key}") for key, text in wanted)
 
 
 def spelling(option: Option) -> str:
