@@ -169,8 +169,10 @@ class Board:
         if machine.bios is not None:
             boot.valid_regs |= uapi.KVM_SYNC_X86_REGS | uapi.KVM_SYNC_X86_SREGS
             cpu, trap = cpustate.BiosCpu(boot), machine.bios.trap
+            note = self.threads[0].history.append
 
-            def bios_service() -> None:
+            def bios_service(word: int) -> None:
+                note(word)
                 cpu.load()
                 trap(cpu)
 

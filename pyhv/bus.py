@@ -1,7 +1,7 @@
 """Ports and MMIO addresses find their device by one dict look-up; there is no range to scan.
 
-A vCPU's table maps the *io word* of kvm_run (direction | size << 8 | port << 16, one
-32-bit load) to a function made on first use that knows device, offset and the place
+A vCPU's table maps the *io word* of kvm_run (direction | size << 8 | port << 16 | count << 32, one
+64-bit load) to a function made on first use that knows device, offset and the place
 of the data. So an exit costs a look-up and a call.
 """
 
@@ -32,9 +32,19 @@ DATA = 4096  # kvm_run: the data of a port access starts on the second page
 CACHE_LIMIT = 4096  # a guest that walks all ports must not fill our memory
 
 
-def io_word(port: int, size: int, out: bool) -> int:
-    """Return the first 32 bits of kvm_run.io for such an access."""
-    return (OUT if out else 0) | size << 8 | port << 16
+def io_word(port: int, size: int, out: bool, count: int = 1) -> int:
+    """Return the first 64 bits of kvm_run.io for such an access; *count* > 1: rep ins/outs."""
+    return (OUT if out else 0) | size << 8 | port << 16 | count << 32
+
+
+def item(view: memoryview, offset: int, code: str) -> memoryview:
+    """Return the number at *offset* of *view* as a memoryview without dimensions.
+
+    ``it[()]`` reads it and ``it[()] = value`` writes it: the cheapest way in Python to look at
+    memory that somebody else changes. *code* is of the struct module: B, H, I, Q.
+    """
+    size = {"B": 1, "H": 2, "I": 4, "Q": 8}[code]
+    return view[offset : offset + size].cast(code, ())
 
 
 class Bus:
@@ -87,6 +97,10 @@ class Bus:
         """Tell whether any byte of the access has an owner."""
         return any((port + i) & 0xFFFF in self._ports for i in range(size))
 
+    def mmio_claimed(self, gpa: int) -> bool:
+        """Tell whether the page of *gpa* has an owner."""
+        return gpa >> 12 in self._pages
+
     def mmio_read(self, gpa: int, size: int) -> int:
         """Read outside RAM; holes read as all ones."""
         owner = self._pages.get(gpa >> 12)
@@ -101,53 +115,74 @@ class Bus:
             owner[0].mmio_write(gpa - owner[1], size, value)
 
 
-class PioTable(dict):  # type: ignore[type-arg]
-    """One vCPU's io word -> function(); filled on demand from the bus.
+class PioHandlers:
+    """Makes one vCPU's functions for port accesses: io word -> function(io word).
 
     :param m8: kvm_run as bytes, at least two pages.
+    :param note: called by every function with the io word, for the report of the last exits.
     """
 
-    def __init__(self, bus: Bus, m8: memoryview) -> None:
-        super().__init__()
-        self._bus = bus
+    def __init__(self, bus: Bus, m8: memoryview, note: Callable[[int], None]) -> None:
+        self._bus, self._note = bus, note
         self._views = {1: m8, 2: m8.cast("H"), 4: m8.cast("I")}
+        self._data = {size: item(m8, DATA, code) for size, code in ((1, "B"), (2, "H"), (4, "I"))}
 
-    def __missing__(self, word: int) -> Callable[[], None]:
-        port, size = word >> 16, word >> 8 & 0xFF
-        handler = self._out(port, size) if word & OUT else self._in(port, size)
-        if len(self) < CACHE_LIMIT:
-            self[word] = handler
-        return handler
+    def make(self, word: int) -> Callable[[int], None]:
+        """Return what serves *word*; any *word* is served."""
+        if word >> 32 != 1:
+            return self.string
+        port, size = word >> 16 & 0xFFFF, word >> 8 & 0xFF
+        return self._out(port, size) if word & OUT else self._in(port, size)
 
-    def _out(self, port: int, size: int) -> Callable[[], None]:
-        bus, view, at = self._bus, self._views[size], DATA // size
+    def _out(self, port: int, size: int) -> Callable[[int], None]:
+        bus, note, data = self._bus, self._note, self._data[size]
         owner = bus._ports.get(port)
         if not bus.claimed(port, size):
-            return _nothing
+            return note  # nobody hears it: to note it is all
         if owner and bus._ports.get(port + size - 1) == owner:
             pio_out, offset = owner[0].pio_out, port - owner[1]
-            return lambda: pio_out(offset, size, view[at])
-        return lambda: bus.port_out(port, size, view[at])
 
-    def _in(self, port: int, size: int) -> Callable[[], None]:
-        bus, view, at, ones = self._bus, self._views[size], DATA // size, (1 << size * 8) - 1
+            def write(word: int) -> None:
+                note(word)
+                pio_out(offset, size, data[()])
+
+            return write
+
+        def split(word: int) -> None:
+            note(word)
+            bus.port_out(port, size, data[()])
+
+        return split
+
+    def _in(self, port: int, size: int) -> Callable[[int], None]:
+        bus, note, data, ones = self._bus, self._note, self._data[size], (1 << size * 8) - 1
         owner = bus._ports.get(port)
         if owner and bus._ports.get(port + size - 1) == owner:
             pio_in, offset = owner[0].pio_in, port - owner[1]
 
-            def read() -> None:
-                view[at] = pio_in(offset, size) & ones
+            def read(word: int) -> None:
+                note(word)
+                data[()] = pio_in(offset, size) & ones
 
             return read
+        if not bus.claimed(port, size):
 
-        def split() -> None:
-            view[at] = bus.port_in(port, size)
+            def nobody(word: int) -> None:
+                note(word)
+                data[()] = ones
+
+            return nobody
+
+        def split(word: int) -> None:
+            note(word)
+            data[()] = bus.port_in(port, size)
 
         return split
 
-    def string(self, word: int, count: int) -> None:
+    def string(self, word: int) -> None:
         """Serve a string access (rep ins/outs): same port, *count* data side by side."""
-        port, size = word >> 16, word >> 8 & 0xFF
+        self._note(word)
+        port, size, count = word >> 16 & 0xFFFF, word >> 8 & 0xFF, word >> 32
         view, at, bus = self._views[size], DATA // size, self._bus
         if word & OUT:
             for i in range(at, at + count):
@@ -158,10 +193,5 @@ class PioTable(dict):  # type: ignore[type-arg]
 
     def release(self) -> None:
         """Let go of kvm_run."""
-        self.clear()
-        self._views[2].release()
-        self._views[4].release()
-
-
-def _nothing() -> None:
-    pass
+        for view in (self._views[2], self._views[4], *self._data.values()):
+            view.release()

@@ -1,11 +1,10 @@
 """One thread per vCPU: KVM_RUN, look at why it came back, serve that, go back in.
 
-For a reader who knows C: ``m32[2]`` is kvm_run.exit_reason (byte 8, as 32-bit
-items), ``m32[8]`` the first word of kvm_run.io (byte 32: direction, size, port),
-``m32[9]`` its count; for an MSR exit ``m8[32]`` is msr.error, ``m32[11]`` msr.index,
-``m64[6]`` msr.data; for MMIO ``m64[4]`` is the address, ``m64[5]`` the data, ``m32[12]``
-the length, ``m8[52]`` is_write. The loop is the hot path of the whole program, so it
-reads the page this way and not through names (facts and figures: docs/architecture.md).
+For a reader who knows C: ``item(m8, 8, "I")`` is a pointer to the 32-bit number at byte 8 of
+kvm_run (``B`` 8 bits, ``Q`` 64), and ``[()]`` dereferences it. The names in the loop are the
+fields of ``struct kvm_run``. ``table[key]`` is a hash table of function pointers, and ``except
+KeyError`` is the way of a key that is not there; on the usual way a ``try`` costs nothing. The
+loop is the hot path of the whole program (facts and figures: docs/performance.md).
 
 A *kick* makes KVM_RUN return: ``immediate_exit`` = 1, then a signal to the thread. So
 the loop itself tests no flag; what others want from a vCPU waits in ``requests``.
@@ -19,7 +18,7 @@ import sys
 import threading
 from _collections import deque
 
-from .bus import Bus, PioTable
+from .bus import CACHE_LIMIT, Bus, PioHandlers, item
 from .errors import GuestFault
 from .kvm import uapi
 from .kvm.ioctl import KVM_RUN, run_call
@@ -68,12 +67,16 @@ class VcpuThread:
         self, vcpu: Vcpu, bus: Bus, failed: Callable[[VcpuThread, BaseException], None]
     ) -> None:
         self.vcpu, self.bus, self.index = vcpu, bus, vcpu.index
-        self.pio = PioTable(bus, vcpu.m8)
+        self.history: deque[int | tuple[int, ...]] = deque(maxlen=EXITS_KEPT)
+        #: io word -> function(io word), and what makes those that are not there yet
+        self.pio: dict[int, Callable[[int], None]] = {}
+        self.pio_handlers = PioHandlers(bus, vcpu.m8, self.history.append)
+        #: guest physical address -> function(address) that serves a store there
+        self.mmio_stores: dict[int, Callable[[int], None]] = {}
         self.rdmsr: dict[int, Callable[[], int]] = {}
         self.wrmsr: dict[int, Callable[[int], None]] = {}
         self.exits: dict[int, Callable[[], None]] = {}
         self.requests: deque[Callable[[], None]] = deque()
-        self.history: deque[int | tuple[int, ...]] = deque(maxlen=EXITS_KEPT)
         self.hold = False  # stand outside the guest; set it, then kick
         self.parked = threading.Event()  # it stands there, or has ended
         self._failed = failed
@@ -144,8 +147,10 @@ class VcpuThread:
     def release(self) -> None:
         """Let go of kvm_run and of all that the tables refer to; the thread must have ended."""
         self._ended = True
-        self.pio.release()
-        for table in (self.rdmsr, self.wrmsr, self.exits, self.requests):
+        self.pio_handlers.release()
+        for table in (
+            self.pio, self.mmio_stores, self.rdmsr, self.wrmsr, self.exits, self.requests,
+        ):  # fmt: skip
             table.clear()
         del self._failed
 
@@ -160,36 +165,74 @@ class VcpuThread:
 
     def _run(self) -> None:
         """Run the guest until a kick (InterruptedError) or an end."""
-        m32, m64 = self.vcpu.m32, self.vcpu.m64
+        m8 = self.vcpu.m8
+        exit_reason, io = item(m8, 8, "I"), item(m8, 32, "Q")  # io: direction, size, port, count
+        mmio_phys_addr, mmio_is_write = item(m8, 32, "Q"), item(m8, 52, "B")
+        msr_index, msr_data = item(m8, 44, "I"), item(m8, 48, "Q")
         run, fd, request = run_call(), self.vcpu.fd, KVM_RUN
-        pio, string, note = self.pio, self.pio.string, self.history.append
-        rdmsr, wrmsr, exits, mmio = self.rdmsr, self.wrmsr, self.exits, self._mmio
-        fault = self._msr_fault
+        pio, stores, rdmsr, wrmsr = self.pio, self.mmio_stores, self.rdmsr, self.wrmsr
         while True:
             run(fd, request)
-            reason = m32[2]
+            reason = exit_reason[()]
             if reason == 2:  # KVM_EXIT_IO
-                word = m32[8]
-                note(word)
-                if m32[9] == 1:
-                    pio[word]()
-                else:
-                    string(word, m32[9])
+                word = io[()]
+                try:
+                    serve = pio[word]
+                except KeyError:
+                    serve = self.new_port(word)
+                serve(word)
             elif reason == 30:  # KVM_EXIT_X86_WRMSR
                 try:
-                    wrmsr[m32[11]](m64[6])
+                    wrmsr[msr_index[()]](msr_data[()])
                 except (KeyError, GuestFault) as error:
-                    fault(error, wrmsr, (30, m32[11], m64[6]))
+                    self._msr_fault(error, wrmsr, (30, msr_index[()], msr_data[()]))
             elif reason == 29:  # KVM_EXIT_X86_RDMSR
                 try:
-                    m64[6] = rdmsr[m32[11]]()
+                    msr_data[()] = rdmsr[msr_index[()]]()
                 except (KeyError, GuestFault) as error:
-                    fault(error, rdmsr, (29, m32[11]))
+                    self._msr_fault(error, rdmsr, (29, msr_index[()]))
             elif reason == 6:  # KVM_EXIT_MMIO
-                mmio()
+                if mmio_is_write[()]:
+                    address = mmio_phys_addr[()]
+                    try:
+                        serve = stores[address]
+                    except KeyError:
+                        serve = self.new_store(address)
+                    serve(address)
+                else:
+                    self.load()
             else:
-                note((reason, m64[4]))
-                exits[reason]()
+                self.history.append((reason, io[()]))
+                self.exits[reason]()
+
+    def new_port(self, word: int) -> Callable[[int], None]:
+        """Return what serves a port access that is not in the table; put it there."""
+        serve = self.pio_handlers.make(word)
+        # a guest that walks all ports must not fill our memory; a string has a word for each count
+        if len(self.pio) < CACHE_LIMIT and word >> 32 == 1:
+            self.pio[word] = serve
+        return serve
+
+    def new_store(self, gpa: int) -> Callable[[int], None]:
+        """Return what serves an MMIO store that is not in the table; put it there."""
+        # in the history a number below 4 GiB alone is such a store: an io word has its count above
+        hole = gpa < 1 << 32 and not self.bus.mmio_claimed(gpa)
+        serve = self.history.append if hole else self.store
+        if len(self.mmio_stores) < CACHE_LIMIT:
+            self.mmio_stores[gpa] = serve
+        return serve
+
+    def store(self, gpa: int) -> None:
+        """Serve an MMIO store."""
+        self.history.append((6, gpa, 1))
+        data, size = self.vcpu.m64[5], self.vcpu.m32[12]
+        self.bus.mmio_write(gpa, size, data & ((1 << size * 8) - 1))
+
+    def load(self) -> None:
+        """Serve an MMIO load."""
+        gpa, size = self.vcpu.m64[4], self.vcpu.m32[12]
+        self.history.append((6, gpa, 0))
+        self.vcpu.m64[5] = self.bus.mmio_read(gpa, size)
 
     def _msr_fault(self, error: Exception, table: dict, entry: tuple[int, ...]) -> None:
         """Give the guest #GP, unless the KeyError is a bug in the MSR's own handler."""
@@ -197,16 +240,6 @@ class VcpuThread:
             raise error
         self.history.append(entry)
         self.vcpu.m8[32] = 1
-
-    def _mmio(self) -> None:
-        m8, m64 = self.vcpu.m8, self.vcpu.m64
-        size = self.vcpu.m32[12]
-        gpa = m64[4]
-        self.history.append((6, gpa, m8[52]))
-        if m8[52]:
-            self.bus.mmio_write(gpa, size, m64[5] & ((1 << size * 8) - 1))
-        else:
-            m64[5] = self.bus.mmio_read(gpa, size)
 
     def last_exits(self) -> list[str]:
         """Return the last exits in words, oldest first."""
@@ -216,8 +249,11 @@ class VcpuThread:
 def describe_exit(entry: int | tuple[int, ...]) -> str:
     """Say in words what ``VcpuThread.history`` keeps in numbers."""
     if isinstance(entry, int):
-        way = "out" if entry & 1 else "in"
-        return f"{way} port {entry >> 16:#x}, {entry >> 8 & 0xFF} bytes"
+        if not entry >> 32:
+            return f"mmio write {entry:#x}"
+        way, count = "out" if entry & 1 else "in", entry >> 32
+        times = f", {count} times" if count > 1 else ""
+        return f"{way} port {entry >> 16 & 0xFFFF:#x}, {entry >> 8 & 0xFF} bytes{times}"
     reason, *rest = entry
     if reason == uapi.KVM_EXIT_MMIO:
         return f"mmio {'write' if rest[1] else 'read'} {rest[0]:#x}"

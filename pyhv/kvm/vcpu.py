@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
 
@@ -35,6 +36,8 @@ class Vcpu:
         self.m16, self.m32, self.m64 = self.m8.cast("H"), self.m8.cast("I"), self.m8.cast("Q")
         self.regs = uapi.Regs.from_buffer(self.run, uapi.RUN_SYNC_REGS)
         self.sregs = uapi.Sregs.from_buffer(self.run, uapi.RUN_SYNC_SREGS)
+        end = uapi.RUN_SYNC_SREGS + ctypes.sizeof(uapi.Sregs)
+        self._sregs_bytes = self.m8[uapi.RUN_SYNC_SREGS : end]
 
     @property
     def valid_regs(self) -> int:
@@ -56,6 +59,11 @@ class Vcpu:
             requests.GET_REGS(self.fd, self.regs)
         if missing & uapi.KVM_SYNC_X86_SREGS:
             requests.GET_SREGS(self.fd, self.sregs)
+
+    def read_sregs(self) -> None:
+        """Make ``sregs`` current, as :meth:`fetch` does, in the cheapest way; between exits."""
+        if not self.m64[uapi.RUN_KVM_VALID_REGS >> 3] & uapi.KVM_SYNC_X86_SREGS:
+            fcntl.ioctl(self.fd, requests.GET_SREGS.number, self._sregs_bytes)
 
     def store(self, mask: int) -> None:
         """Give ``regs`` (1) and ``sregs`` (2) to KVM now."""
@@ -122,7 +130,7 @@ class Vcpu:
         if self.fd < 0:
             return
         del self.regs, self.sregs
-        for view in (self.m64, self.m32, self.m16, self.m8):
+        for view in (self._sregs_bytes, self.m64, self.m32, self.m16, self.m8):
             view.release()
         try:
             self.run.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from ..bus import CACHE_LIMIT, DATA, OUT, io_word
+from ..bus import DATA, OUT, io_word
 from ..errors import GuestFault
 from ..hyperv import tlfs
 from ..kvm import uapi
@@ -52,7 +52,7 @@ class Tracer:
             if "msr" in wanted:
                 self._msrs(thread)
             if wanted & {"pio", "hypercall"}:
-                thread.pio = TracedPorts(self, board, thread)
+                thread.pio_handlers = TracedPorts(self, board, thread)
             if "mmio" in wanted:
                 self._mmio(thread)
             if wanted & {"exits", "hypercall"}:
@@ -125,21 +125,26 @@ class Tracer:
         thread.wrmsr = TracedMsrs(writes, refused("wrmsr"))
 
     def _mmio(self, thread: VcpuThread) -> None:
-        emit, vcpu, plain = self.emit, thread.index, thread._mmio
-        m8, m32, m64 = thread.vcpu.m8, thread.vcpu.m32, thread.vcpu.m64
+        emit, vcpu, plain_load, plain_store = self.emit, thread.index, thread.load, thread.store
+        m32, m64 = thread.vcpu.m32, thread.vcpu.m64
 
-        def traced() -> None:
-            gpa, size, write, begin = m64[4], m32[12], m8[52], now()
+        def load() -> None:
+            gpa, size, begin = m64[4], m32[12], now()
             fields: dict[str, object] = {"gpa": gpa, "size": size}
-            if write:
-                fields["value"] = m64[5] & (1 << size * 8) - 1
-            plain()
+            plain_load()
             end = now()
-            result = None if write else m64[5] & (1 << size * 8) - 1
-            name = "mmio_write" if write else "mmio_read"
-            emit(Event(begin, vcpu, "mmio", name, fields, result, end - begin))
+            result = m64[5] & (1 << size * 8) - 1
+            emit(Event(begin, vcpu, "mmio", "mmio_read", fields, result, end - begin))
 
-        thread._mmio = traced  # type: ignore[method-assign]
+        def store(gpa: int) -> None:
+            size, begin = m32[12], now()
+            fields: dict[str, object] = {"gpa": gpa, "size": size}
+            fields["value"] = m64[5] & (1 << size * 8) - 1
+            plain_store(gpa)
+            emit(Event(begin, vcpu, "mmio", "mmio_write", fields, None, now() - begin))
+
+        thread.load = load  # type: ignore[method-assign]
+        thread.new_store = lambda gpa: store  # type: ignore[method-assign]
 
     def _exits(self, thread: VcpuThread) -> None:
         everything = "exits" in self.wanted
@@ -293,73 +298,78 @@ class TracedMsrs(dict):
         raise KeyError(number)
 
 
-class TracedPorts(dict):
-    """A vCPU's io word -> function, around the plain one (bus.PioTable)."""
+class TracedPorts:
+    """Makes a vCPU's functions for port accesses, around the plain ones (bus.PioHandlers)."""
 
     def __init__(self, tracer: Tracer, board: Board, thread: VcpuThread) -> None:
-        super().__init__()
-        self._plain, self._bus, self._vcpu = thread.pio, board.bus, thread.vcpu
+        self._plain, self._bus, self._vcpu = thread.pio_handlers, board.bus, thread.vcpu
         self._emit, self._wanted, self._index = tracer.emit, tracer.wanted, thread.index
         self._in_user = board.driver.name == "in_user"
+        for word, plain in thread.pio.items():  # what is not the bus's: BIOS and hypercalls
+            thread.pio[word] = self._around(word, plain)
 
-    def __missing__(self, word: int) -> Callable[[], None]:
-        plain = self._plain[word]
+    def make(self, word: int) -> Callable[[int], None]:
+        """Return what serves *word*."""
+        return self._around(word, self._plain.make(word))
+
+    def _around(self, word: int, plain: Callable[[int], None]) -> Callable[[int], None]:
         if word == io_word(HYPERCALL_PORT, 4, out=True) and self._in_user:
-            traced = self._hypercall(plain) if "hypercall" in self._wanted else plain
-        else:
-            traced = self._access(word, plain) if "pio" in self._wanted else plain
-        if len(self) < CACHE_LIMIT:
-            self[word] = traced
-        return traced
+            return self._hypercall(plain) if "hypercall" in self._wanted else plain
+        if "pio" not in self._wanted:
+            return plain
+        return self._access(word, plain) if word >> 32 == 1 else self._string(word, plain)
 
     def _fields(self, word: int) -> dict[str, object]:
-        port = word >> 16
+        port = word >> 16 & 0xFFFF
         owner = "BIOS" if port == BIOS_PORT else names.device(self._bus.owner(port))
         return {"port": port, "device": owner, "size": word >> 8 & 0xFF}
 
-    def _access(self, word: int, plain: Callable[[], None]) -> Callable[[], None]:
+    def _access(self, word: int, plain: Callable[[int], None]) -> Callable[[int], None]:
         emit, vcpu, m8 = self._emit, self._index, self._vcpu.m8
         fields, out, end = self._fields(word), word & OUT, DATA + (word >> 8 & 0xFF)
 
-        def traced() -> None:
+        def traced(word: int) -> None:
             begin = now()
             if out:
                 value = int.from_bytes(m8[DATA:end], "little")
                 try:
-                    plain()
+                    plain(word)
                 finally:
                     given = fields | {"value": value}
                     emit(Event(begin, vcpu, "pio", "out", given, None, now() - begin))
                 return
-            plain()
+            plain(word)
             value = int.from_bytes(m8[DATA:end], "little")
             emit(Event(begin, vcpu, "pio", "in", fields, value, now() - begin))
 
         return traced
 
-    def _hypercall(self, plain: Callable[[], None]) -> Callable[[], None]:
+    def _hypercall(self, plain: Callable[[int], None]) -> Callable[[int], None]:
         emit, vcpu, m64 = self._emit, self._index, self._vcpu.m64
 
-        def traced() -> None:
+        def traced(word: int) -> None:
             begin = now()
             name, fields = names.hypercall(m64[RCX])
             fields |= {"in1": m64[RDX], "in2": m64[R8]}
-            plain()
+            plain(word)
             result = names.status(m64[RAX])
             emit(Event(begin, vcpu, "hypercall", name, fields, result, now() - begin))
 
         return traced
 
-    def string(self, word: int, count: int) -> None:
+    def _string(self, word: int, plain: Callable[[int], None]) -> Callable[[int], None]:
         """A string access is one event."""
-        begin = now()
-        self._plain.string(word, count)
-        if "pio" in self._wanted:
-            name = "outs" if word & OUT else "ins"
-            fields = self._fields(word) | {"count": count}
-            self._emit(Event(begin, self._index, "pio", name, fields, None, now() - begin))
+        emit, vcpu = self._emit, self._index
+        name = "outs" if word & OUT else "ins"
+        fields = self._fields(word) | {"count": word >> 32}
+
+        def traced(word: int) -> None:
+            begin = now()
+            plain(word)
+            emit(Event(begin, vcpu, "pio", name, fields, None, now() - begin))
+
+        return traced
 
     def release(self) -> None:
         """Let go of kvm_run."""
-        self.clear()
         self._plain.release()

@@ -76,7 +76,7 @@ def run(path: Path) -> tuple[entry.EntryState, list[int]]:
         assert finished, thread.last_exits()
         assert not errors, errors
     finally:
-        thread.pio.release()
+        thread.pio_handlers.release()
         vcpu.close()
         vm.close()
         kvm.close()

@@ -90,7 +90,7 @@ class Guest:
         if self.thread.thread.is_alive():
             self.thread.request(self.thread.leave)
             self.thread.thread.join()
-        self.thread.pio.release()
+        self.thread.pio_handlers.release()
         self.vcpu.close()
         self.vm.close()
         self.kvm.close()

@@ -34,6 +34,11 @@ class FakeVcpu:
         self.m32, self.m64 = self.m8.cast("I"), self.m8.cast("Q")
 
 
+def access(thread: VcpuThread, word: int) -> None:
+    """Do what the loop does with an io word."""
+    (thread.pio.get(word) or thread.new_port(word))(word)
+
+
 class FakeDriver:
     def __init__(self, name: str, memory: GuestMemory) -> None:
         self.name, self.sent = name, []
@@ -116,25 +121,25 @@ def test_ports(board: FakeBoard) -> None:
     """in, out and a string access; a port that nobody has."""
     events, thread = traced(board, "pio"), board.thread
     thread.vcpu.m8[DATA] = ord("A")
-    thread.pio[io_word(0x3F8, 1, out=True)]()
-    thread.pio[io_word(0x3FD, 1, out=False)]()
-    thread.pio[io_word(0x80, 1, out=True)]()
-    thread.pio.string(io_word(0x3F8, 1, out=True), 3)
+    access(thread, io_word(0x3F8, 1, out=True))
+    access(thread, io_word(0x3FD, 1, out=False))
+    access(thread, io_word(0x80, 1, out=True))
+    access(thread, io_word(0x3F8, 1, out=True, count=3))
     assert [short(event) for event in events] == [
         "cpu0  out(port=0x3f8, device=Uart, size=1, value=0x41)",
         "cpu0  in(port=0x3fd, device=Uart, size=1) = 0x60",
         "cpu0  out(port=0x80, device=-, size=1, value=0x60)",
         "cpu0  outs(port=0x3f8, device=Uart, size=1, count=3)",
     ]
-    thread.pio.release()
+    thread.pio_handlers.release()
 
 
 def test_mmio(board: FakeBoard) -> None:
     events, vcpu = traced(board, "mmio"), board.thread.vcpu
     vcpu.m64[4], vcpu.m32[12], vcpu.m8[52] = 0xFED00000, 4, 0
-    board.thread._mmio()
+    board.thread.load()
     vcpu.m64[5], vcpu.m8[52] = 0x12, 1
-    board.thread._mmio()
+    board.thread.new_store(0xFED00000)(0xFED00000)
     assert [short(event) for event in events] == [
         "cpu0  mmio_read(gpa=0xfed00000, size=4) = 0xffffffff",
         "cpu0  mmio_write(gpa=0xfed00000, size=4, value=0x12)",
@@ -146,10 +151,10 @@ def test_hypercalls_in_user(board: FakeBoard) -> None:
     thread = board.thread
     m64 = thread.vcpu.m64
     word = io_word(0xE8, 4, out=True)
-    thread.pio[word] = lambda: m64.__setitem__(RAX, 18)
+    thread.pio[word] = lambda word: m64.__setitem__(RAX, 18)
     events = traced(board, "exits")
     m64[RCX], m64[RDX], m64[R8] = tlfs.HVCALL_SIGNAL_EVENT | 1 << 16, 5, 0
-    thread.pio[word]()
+    access(thread, word)
     assert [short(event) for event in events] == [
         "cpu0  HvCallSignalEvent(fast=1, in1=5, in2=0) = HV_STATUS_INVALID_CONNECTION_ID"
     ]
@@ -356,7 +361,7 @@ def test_session_with_a_file_and_top(board: FakeBoard, tmp_path: pathlib.Path) -
     path, machine = tmp_path / "trace", FakeMachine(board)
     session = TraceSession(machine, "pio", "jsonl", str(path), True, said.append)
     for _ in range(3):
-        board.thread.pio[io_word(0x3FD, 1, out=False)]()
+        access(board.thread, io_word(0x3FD, 1, out=False))
     machine.tick()
     session.close()
     assert [json.loads(row)["fields"]["port"] for row in path.read_text().splitlines()] == [
