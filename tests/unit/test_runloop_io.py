@@ -1,4 +1,4 @@
-"""Port and MMIO exits without KVM: what the loop's tables keep, and what the report says of them."""
+"""Port and MMIO exits without KVM: what the tables keep, and what the report says of them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ class Device:
 
     def pio_in(self, offset: int, size: int) -> int:
         raise KeyError("a bug")
+
+    def pio_out(self, offset: int, size: int, value: int) -> None:
+        self.log.append((offset, size, value))
 
     def mmio_read(self, offset: int, size: int) -> int:
         return 0x1234
