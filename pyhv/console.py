@@ -46,7 +46,9 @@ class Console:
     """
 
     def __init__(self, fd: int | None = None, tail_bytes: int = TAIL_BYTES) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        # the lock by itself, too: to enter a Condition is two calls more, and write() is busy
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._waiters = 0
         self._tail, self._tail_bytes = bytearray(), tail_bytes
         self._start = 0  # how many bytes of the stream came before _tail[0]
@@ -65,7 +67,7 @@ class Console:
 
     def write(self, data: bytes) -> None:
         """Take output of the guest; any thread, never waits."""
-        with self._changed:
+        with self._lock:
             tail = self._tail
             tail += data
             if len(tail) > 2 * self._tail_bytes:  # now and then, not per byte

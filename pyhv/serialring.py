@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 
-from .devices.uart import LCR, Uart
+from .devices.uart import BYTES, LCR, Uart
 from .kvm.uapi import KVM_COALESCED_MMIO_PAGE_OFFSET
 from .kvm.vcpu import PAGE, Vcpu
 
@@ -29,10 +29,13 @@ class SerialRing:
         self._lock = threading.Lock()
         self.programmed = False  # the guest set the line: it drives COM1 itself
 
-    def drain(self) -> bool:
-        """Hand the ring's bytes to the UART; tell whether there were any. Any thread."""
+    def drain(self, more: bytes = b"") -> bool:
+        """Hand the ring's bytes to the UART, then *more*; tell whether there were any. Any thread.
+
+        :param more: what found the ring full: one string for the console costs half of two.
+        """
         words = self._words
-        if words[self._first] == words[self._last]:
+        if words[self._first] == words[self._last] and not more:
             return False
         with self._lock:
             first, last = words[self._first], words[self._last]
@@ -46,7 +49,7 @@ class SerialRing:
                 data = run[base + first * ENTRY : base + ENTRIES * ENTRY - DATA : ENTRY]
                 data += run[base : base + last * ENTRY : ENTRY]
             words[self._first] = last
-            self.uart.transmit(data)
+            self.uart.transmit(data + more)
         return True
 
     def pio_in(self, offset: int, size: int) -> int:
@@ -58,6 +61,9 @@ class SerialRing:
     def pio_out(self, offset: int, size: int, value: int) -> None:
         """Write the chip."""
         if self._words[self._first] != self._words[self._last]:
+            if not offset and size == 1:
+                self.drain(BYTES[value & 0xFF])
+                return
             self.drain()
         if offset == LCR:
             self.programmed = True
