@@ -18,8 +18,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from pyhv.kvm import requests, uapi
 from pyhv.kvm.ioctl import Ioctl
 
-RUN_OFFSETS = ("exit_reason", "immediate_exit", "io", "debug.arch.exception", "debug.arch.pc",
-               "debug.arch.dr6", "msr.index", "msr.data", "mmio.data",
+RUN_OFFSETS = ("exit_reason", "immediate_exit", "apic_base", "io",
+               "debug.arch.exception", "debug.arch.pc", "debug.arch.dr6",
+               "msr.error", "msr.index", "msr.data",
+               "mmio.phys_addr", "mmio.data", "mmio.len", "mmio.is_write", "io.count",
                "kvm_valid_regs", "kvm_dirty_regs", "s")  # fmt: skip
 NOT_IN_HEADER = {"KVM_PIO_PAGE_OFFSET", "MSR_KVM_PV_EOI_EN", "KVM_EXIT_IO_OUT"}
 

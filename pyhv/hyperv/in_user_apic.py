@@ -35,8 +35,7 @@ def _lapic(vcpu: Vcpu) -> ctypes.Array:
 
 
 def _x2apic(vcpu: Vcpu) -> bool:
-    vcpu.fetch(uapi.KVM_SYNC_X86_SREGS)
-    return bool(vcpu.sregs.apic_base & APIC_BASE_EXTD)
+    return bool(vcpu.m64[uapi.RUN_APIC_BASE >> 3] & APIC_BASE_EXTD)  # there after every exit
 
 
 def read(vcpu: Vcpu, register: int) -> int:
@@ -84,6 +83,7 @@ def _set_lapic(vcpu: Vcpu, page: ctypes.Array) -> None:
 
 def _eoi_level(vcpu: Vcpu, page: ctypes.Array) -> None:
     ldr, dfr = page[0xD0 >> 2], page[0xE0 >> 2]
+    vcpu.fetch(uapi.KVM_SYNC_X86_SREGS)
     apic_base = vcpu.sregs.apic_base
     vcpu.sregs.apic_base = apic_base | APIC_BASE_EXTD
     vcpu.store(uapi.KVM_SYNC_X86_SREGS)

@@ -211,6 +211,7 @@ MpState = _struct("kvm_mp_state", 4, ("mp_state", u32))
 RUN_REQUEST_INTERRUPT_WINDOW = 0
 RUN_IMMEDIATE_EXIT = 1
 RUN_EXIT_REASON = 8
+RUN_APIC_BASE = 24
 RUN_UNION = 32  # io, mmio, msr, hyperv, internal, system_event all start here
 RUN_KVM_VALID_REGS = 288
 RUN_KVM_DIRTY_REGS = 296

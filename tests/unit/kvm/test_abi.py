@@ -22,13 +22,19 @@ IOCTLS = {value.name: value for value in vars(requests).values() if isinstance(v
 RUN = {
     "exit_reason": uapi.RUN_EXIT_REASON,
     "immediate_exit": uapi.RUN_IMMEDIATE_EXIT,
+    "apic_base": uapi.RUN_APIC_BASE,
     "io": uapi.RUN_UNION,
     "debug.arch.exception": 32,  # gdb: m32[8]
     "debug.arch.pc": 40,  # m64[5]
     "debug.arch.dr6": 48,  # m64[6]
-    "msr.index": 44,  # runloop: m32[11]
-    "msr.data": 48,  # runloop: m64[6]
-    "mmio.data": 40,  # runloop: m64[5]
+    "msr.error": 32,  # from here on: runloop
+    "msr.index": 44,
+    "msr.data": 48,
+    "mmio.phys_addr": 32,
+    "mmio.data": 40,
+    "mmio.len": 48,
+    "mmio.is_write": 52,
+    "io.count": 36,
     "kvm_valid_regs": uapi.RUN_KVM_VALID_REGS,
     "kvm_dirty_regs": uapi.RUN_KVM_DIRTY_REGS,
     "s": uapi.RUN_SYNC_REGS,
