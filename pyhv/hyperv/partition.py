@@ -47,7 +47,6 @@ class Partition:
     syndbg: Syndbg
     guest_os_id: int
     hypercall_msr: int
-    crash_parameters: list[int]
     reenlightenment: int
     tsc_emulation_status: int
     tsc_invariant_control: int
@@ -64,11 +63,12 @@ class Partition:
         self.overlays = Overlays(world.memory)
         self.vps = tuple(Vp(self, index) for index in range(vp_count))
         self._tables: dict[int, msrs.Table] = {}
+        self.crash_parameters = [0] * HV_CRASH_PARAMETERS
         self._zero()
 
     def _zero(self) -> None:
         self.guest_os_id = self.hypercall_msr = 0
-        self.crash_parameters = [0] * HV_CRASH_PARAMETERS
+        self.crash_parameters[:] = [0] * HV_CRASH_PARAMETERS  # the MSR tables know this list
         self.reenlightenment = self.tsc_emulation_status = self.tsc_invariant_control = 0
 
     # What the driver calls
