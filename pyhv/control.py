@@ -62,6 +62,11 @@ class Control:
 
         :raises ConfigError: the machine has stopped. HostError: a vCPU did not come out in time.
         """
+        board, here = self._machine and self._machine.board, threading.current_thread()
+        for thread in board.threads if board else ():
+            if thread.thread is here:  # nobody waits for the loop here, so the guest must not go on
+                thread.hold = True
+                thread.kick()
         self._on_loop(lambda: self._pause(timeout), timeout)
 
     def resume(self, timeout: float = PATIENCE_S, only: frozenset[int] | None = None) -> None:

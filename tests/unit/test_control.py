@@ -163,10 +163,15 @@ def test_requests_are_served_while_it_stands(machine: FakeMachine) -> None:
 
 
 def test_pause_on_a_vcpus_own_thread(machine: FakeMachine) -> None:
-    """It cannot wait for itself: it returns, and stands as soon as it is out of its exit."""
+    """It returns, and the guest is not entered again, however late the loop comes to it."""
     machine.start()
     assert all_move(machine)
-    machine.board.threads[0].request(machine.control.pause)
+    gate, thread, seen = threading.Event(), machine.board.threads[0], []
+    machine.call(lambda: gate.wait(SECONDS))
+    thread.request(lambda: (machine.control.pause(), seen.append(entries(machine)[0])))
+    assert thread.parked.wait(SECONDS)
+    assert entries(machine)[0] == seen[0]
+    gate.set()
     deadline = time.monotonic() + SECONDS
     while "freeze" not in machine.board.driver.calls:
         assert time.monotonic() < deadline
