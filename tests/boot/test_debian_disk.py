@@ -5,7 +5,6 @@ from __future__ import annotations
 import pathlib
 import re
 import subprocess
-import time
 
 import pytest
 from conftest import BOOT_S, COMMAND_S, drivers, image
@@ -68,10 +67,9 @@ def test_boots_enlightened_writes_and_powers_off(boot, tmp_path, suite: str, hyp
     assert file_in(disk, "/srv/proof") == f"written by {suite} {hyperv}\n"
 
 
-def test_reboots_and_does_what_the_host_asks(boot, tmp_path) -> None:
-    """`reboot` comes back to a login prompt; hv_utils has a heart, takes time, shuts down."""
-    disk = copy_of("trixie", tmp_path)
-    guest = boot(disk=str(disk), memory="768M", smp=2)
+def test_reboot_reboots(boot, tmp_path) -> None:
+    """`reboot` comes back to a second login prompt."""
+    guest = boot(disk=str(copy_of("trixie", tmp_path)), memory="768M", smp=2)
     guest.login()
     first = guest.run("cat /proc/sys/kernel/random/boot_id")
     guest.console.send("reboot\n")
@@ -79,13 +77,5 @@ def test_reboots_and_does_what_the_host_asks(boot, tmp_path) -> None:
     second = guest.run("cat /proc/sys/kernel/random/boot_id")
     assert re.fullmatch(r"[0-9a-f-]{36}", second.strip())
     assert first != second
-
-    guest.run("modprobe hv_utils; until [ -e /sys/bus/vmbus/drivers/hv_utils ]; do sleep 1; done")
-    guest.run("sleep 3")
-    assert guest.vm.heartbeat < 60
-    guest.run("date -s 2001-02-03")
-    guest.vm.set_time(timeout=COMMAND_S)
-    guest.run("sleep 2")  # hv_utils sets the clock in a work item
-    assert abs(int(guest.run("date +%s")) - time.time()) < 60
-    guest.vm.shutdown(text="the test is over", timeout=COMMAND_S)
-    assert guest.vm.wait(timeout=BOOT_S).kind == "poweroff"
+    guest.console.send("poweroff -f\n")
+    assert guest.vm.wait(timeout=COMMAND_S).kind == "poweroff"
