@@ -47,7 +47,7 @@ def test_a_command_runs_as_it_would_here(tmp_path: Path) -> None:
     folder.mkdir()
     variables = {**os.environ, "PYHV_TEST": "two  words", "OTHER": "stays outside"}
     done = subprocess.run(
-        [NESTED, "--timeout", "120", sys.executable, "-c", PROBE, *TRICKY],
+        [sys.executable, NESTED, "--timeout", "120", sys.executable, "-c", PROBE, *TRICKY],
         cwd=folder,
         env=variables,
         capture_output=True,
@@ -70,7 +70,7 @@ def test_the_time_limit_ends_everything() -> None:
     before = leftovers()
     started = time.monotonic()
     done = subprocess.run(
-        [NESTED, "--timeout", "20", "sh", "-c", "echo started; exec sleep 1000"],
+        [sys.executable, NESTED, "--timeout", "20", "sh", "-c", "echo started; exec sleep 1000"],
         capture_output=True,
         text=True,
     )
