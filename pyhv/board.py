@@ -320,10 +320,14 @@ class Board:
 
     def leave_here(self) -> None:
         """Called on a vCPU's thread: do not go back into the guest. Elsewhere: nothing."""
+        thread = self.thread_here()
+        if thread is not None:
+            thread.leave()
+
+    def thread_here(self) -> VcpuThread | None:
+        """Return the vCPU's thread that is the caller; None for any other caller."""
         here = threading.get_ident()
-        for thread in self.threads:
-            if thread.thread.ident == here:
-                thread.leave()
+        return next((thread for thread in self.threads if thread.thread.ident == here), None)
 
     def close(self) -> None:
         """Give everything back; the vCPU threads must have ended. Idempotent.

@@ -62,11 +62,11 @@ class Control:
 
         :raises ConfigError: the machine has stopped. HostError: a vCPU did not come out in time.
         """
-        board, here = self._machine and self._machine.board, threading.current_thread()
-        for thread in board.threads if board else ():
-            if thread.thread is here:  # nobody waits for the loop here, so the guest must not go on
-                thread.hold = True
-                thread.kick()
+        board = self._machine and self._machine.board
+        thread = board.thread_here() if board else None
+        if thread is not None:  # nobody waits for the loop here, so the guest must not go on
+            thread.hold = True
+            thread.kick()
         self._on_loop(lambda: self._pause(timeout), timeout)
 
     def resume(self, timeout: float = PATIENCE_S, only: frozenset[int] | None = None) -> None:
@@ -82,10 +82,10 @@ class Control:
         machine = self._machine
         if machine is None or machine.events is None:
             raise ConfigError("pause: this machine is closed")
-        board, here = machine.board, threading.current_thread()
+        board = machine.board
         if machine.ended:
             raise ConfigError(f"pause: the machine has stopped: {machine.ended.text}")
-        if here is machine.events.thread or not machine.started:
+        if threading.current_thread() is machine.events.thread or not machine.started:
             function()
             return
         done, errors = threading.Event(), []
@@ -98,7 +98,7 @@ class Control:
             done.set()
 
         machine.call(call)
-        if board is not None and any(here is thread.thread for thread in board.threads):
+        if board is not None and board.thread_here() is not None:
             return
         deadline = time.monotonic() + timeout + 1
         while not done.wait(0.05):
