@@ -223,3 +223,53 @@ IDENTIFY = """
         dec %eax                                # OUT is two
 1:      mov %rax, skip
 """
+
+#: 64-bit, in a ``kernel``: copy the second CPU's first code to TRAMPOLINE, send it INIT and SIPI
+START_SECOND = """
+        .set TRAMPOLINE, 0x1000
+        mov $ap16, %esi
+        mov $TRAMPOLINE, %edi
+        mov $ap16_end - ap16, %ecx
+        rep movsb
+        mov $0xfee00300, %eax
+        movl $0xc4500, (%rax)
+        movl $0xc4600 | TRAMPOLINE >> 12, (%rax)
+"""
+
+
+def second_cpu(cr4: int) -> str:
+    """Return that code: into long mode with the loader's page tables and *cr4*, on to ``ap64``."""
+    return f"""
+        .code16
+ap16:   cli
+        lgdtl %cs:ap_gdtr - ap16
+        mov $0x9000, %eax
+        mov %eax, %cr3
+        mov ${cr4:#x}, %eax
+        mov %eax, %cr4
+        mov $0xc0000080, %ecx
+        mov $0x100, %eax                        # LME
+        xor %edx, %edx
+        wrmsr
+        mov $0x80000011, %eax                   # PG, ET, PE
+        mov %eax, %cr0
+        ljmpl $0x10, $ap64
+        .balign 4
+ap_gdtr: .word 0x3f
+        .long gdt
+ap16_end:
+        .code64
+"""
+
+
+#: a ``sector``'s: resets once by the keyboard controller, which CMOS 0x40 outlives
+RESET_ONCE = """
+        outb 0x70, 0x40
+        mov $0x71, %dx
+        in %dx, %al
+        cmp $0x5a, %al
+        je 1f
+        outb 0x71, 0x5a
+        outb 0x64, 0xfe
+1:
+"""

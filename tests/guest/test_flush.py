@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import guestcode
 import pytest
-from guestcode import IDENTIFY, RESULTS
+from guestcode import IDENTIFY, RESULTS, START_SECOND, second_cpu
 from libguest import SCALE, in_nested_host, run
 
 pytestmark = [pytest.mark.kvm, pytest.mark.usefixtures("nothing_left", "driver")]
 
 CPU = "host,hv_vpindex,hv_tlbflush"
+CR4_PAE = 0x20
 ROUNDS = max(int(2000 * SCALE), 40)
 SECOND_CPU = 2  # processor mask
 #: input value, qwords of input
@@ -28,21 +29,13 @@ GUEST = """
         .set PAGE, 1 << 39                      # the second entry of the loader's PML4
         .set SEEN, 0x202000
         .set TURNS, 0x202040                    # on a line of its own
-        .set TRAMPOLINE, 0x1000
         movq $0xc00003, 0x9008
         movq $0xc01003, 0xc00000
         movq $0xc02003, 0xc01000
         movq $0xc10003, 0xc02000
         movq $1, 0xc10000                       # the two pages
         movq $2, 0xc11000
-        mov $ap16, %esi
-        mov $TRAMPOLINE, %edi
-        mov $ap16_end - ap16, %ecx
-        rep movsb
-        mov $0xfee00300, %eax
-        movl $0xc4500, (%rax)
-        movl $0xc4600 | TRAMPOLINE >> 12, (%rax)
-1:      cmpq $0, TURNS
+{start_second}1:      cmpq $0, TURNS
         je 1b
         mov ${rounds}, %ebp
 2:      xorq $0x1000, 0xc02000                  # the other page
@@ -78,26 +71,7 @@ flush:  .if {call}
         .balign 8
 input:  .quad {words}
 
-        .code16
-ap16:   cli
-        lgdtl %cs:ap_gdtr - ap16
-        mov $0x9000, %eax
-        mov %eax, %cr3
-        mov $0x20, %eax                         # PAE
-        mov %eax, %cr4
-        mov $0xc0000080, %ecx
-        mov $0x100, %eax                        # LME
-        xor %edx, %edx
-        wrmsr
-        mov $0x80000011, %eax                   # PG, ET, PE
-        mov %eax, %cr0
-        ljmpl $0x10, $ap64
-        .balign 4
-ap_gdtr: .word 0x3f
-        .long gdt
-ap16_end:
-        .code64
-ap64:   mov $0x18, %eax
+{second_cpu}ap64:   mov $0x18, %eax
         mov %eax, %ds
         mov $PAGE, %rdi
 1:      mov (%rdi), %rax
@@ -110,7 +84,8 @@ ap64:   mov $0x18, %eax
 def stale(call: int, words: str) -> int:
     """Return how many reads were of the old page."""
     source = GUEST.format(
-        rounds=ROUNDS, results=RESULTS, call=call, words=words.format(mask=SECOND_CPU)
+        rounds=ROUNDS, results=RESULTS, call=call, words=words.format(mask=SECOND_CPU),
+        start_second=START_SECOND, second_cpu=second_cpu(CR4_PAE),
     )
     stop, found, _ = run(guestcode.kernel(IDENTIFY + source), cpu=CPU, smp=2)
     assert stop.status == 3, stop

@@ -11,7 +11,7 @@ import time
 
 import guestcode
 import pytest
-from guestcode import IDENTIFY, RESULTS
+from guestcode import IDENTIFY, RESULTS, START_SECOND, second_cpu
 from libguest import GROWTH_KIB, SCALE, SECONDS, rss_kib
 
 from pyhv import Machine
@@ -21,41 +21,15 @@ pytestmark = [pytest.mark.kvm, pytest.mark.usefixtures("nothing_left", "neighbou
 DURATION_S = max(60 * SCALE, 1.5)
 STOP = RESULTS + 64
 CPU = "host,hv_passthrough"
+CR4_SSE = 0x620  # PAE, OSFXSR, OSXMMEXCPT
 
 #: Each CPU has its own random numbers, stack and counter: RESULTS + 8 * RBP.
 BOTH = """
-        .set TRAMPOLINE, 0x1000
         lidt idtr
-        mov $ap16, %esi
-        mov $TRAMPOLINE, %edi
-        mov $ap16_end - ap16, %ecx
-        rep movsb
-        mov $0xfee00300, %eax
-        movl $0xc4500, (%rax)
-        movl $0xc4600 | TRAMPOLINE >> 12, (%rax)
-        mov ${seed:#x}, %r15
+{start_second}        mov ${seed:#x}, %r15
         xor %ebp, %ebp
         jmp go
-        .code16
-ap16:   cli
-        lgdtl %cs:ap_gdtr - ap16
-        mov $0x9000, %eax
-        mov %eax, %cr3
-        mov $0x620, %eax                        # PAE, OSFXSR, OSXMMEXCPT
-        mov %eax, %cr4
-        mov $0xc0000080, %ecx
-        mov $0x100, %eax                        # LME
-        xor %edx, %edx
-        wrmsr
-        mov $0x80000011, %eax                   # PG, ET, PE
-        mov %eax, %cr0
-        ljmpl $0x10, $ap64
-        .balign 4
-ap_gdtr: .word 0x3f
-        .long gdt
-ap16_end:
-        .code64
-ap64:   mov $0x18, %eax
+{second_cpu}ap64:   mov $0x18, %eax
         mov %eax, %ds
         mov %eax, %es
         mov %eax, %ss
@@ -167,7 +141,10 @@ codes:  .word 2, 3, 8, 0xb, 0x13, 0x14, 0x15, 0x5c, 0x5d, 0x69, 0x6a, 0x6b, 0x80
 @pytest.mark.parametrize("door", [MSRS, HYPERCALLS], ids=["MSRs", "hypercalls"])
 def test_a_minute_at_the_door(door: str, seed: int, driver: str) -> None:
     """Both CPUs come back to their loops all the time, nothing grows, the guest ends by itself."""
-    both = BOTH.format(seed=seed, results=RESULTS, stop=STOP)
+    both = BOTH.format(
+        seed=seed, results=RESULTS, stop=STOP,
+        start_second=START_SECOND, second_cpu=second_cpu(CR4_SSE),
+    )  # fmt: skip
     path = guestcode.kernel(IDENTIFY + both + door)
     with Machine(kernel=path, cpu=CPU, memory="16M", smp=2, hyperv=driver) as vm:
         threads = threading.active_count() + 1 + 2 * 6  # the loop; vCPUs with their timers

@@ -31,17 +31,7 @@ CRASH = (
         wrmsr_of 0x40000105, 0, 0x80000000
 """
 )
-#: resets once by the keyboard controller, then powers off; CMOS 0x40 outlives the reset
-RESET = """
-        outb 0x70, 0x40
-        mov $0x71, %dx
-        in %dx, %al
-        cmp $0x5a, %al
-        je 1f
-        outb 0x71, 0x5a
-        outb 0x64, 0xfe
-1:      power_off
-"""
+RESET = guestcode.RESET_ONCE + "power_off\n"
 
 
 def session(folder: pathlib.Path, kernel: str, conversation, *options: str) -> int:

@@ -108,19 +108,7 @@ def test_msrs_and_hypercalls(driver: str) -> None:
 def test_a_reset_is_traced_on() -> None:
     """The second life's board is wrapped as the first."""
     events: list[Event] = []
-    body = """
-        in $0x70, %al
-        mov $0x71, %dx
-        outb 0x70, 0x40
-        mov $0x71, %dx
-        in %dx, %al
-        cmp $0x5a, %al
-        je 1f
-        outb 0x71, 0x5a
-        outb 0x64, 0xfe
-1:      exit 1
-"""
-    with machine(body) as vm:
+    with machine(guestcode.RESET_ONCE + "exit 1\n") as vm:
         vm.trace("pio", events.append)
         vm.start()
         assert vm.wait(SECONDS).status == 3
