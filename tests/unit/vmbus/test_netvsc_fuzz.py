@@ -5,12 +5,12 @@ PYHV_SCALE multiplies the rounds (60 makes it a soak); a failure prints the seed
 
 from __future__ import annotations
 
-import os
 import random
 import struct
 
 import net_sim
 import pytest
+from bus_helpers import SEEDS
 from guest_sim import MEMORY, PAGE, gpa_ranges, packet
 from net_sim import MAC, Cable, NetGuest, ethernet, ipv4, ipv6, ppi, rndis_packet, tcp, udp
 
@@ -20,7 +20,6 @@ from pyhv.vmbus.netvsc import Netvsc
 from pyhv.vmbus.rndis_oids import QUERY, SET
 from pyhv.vmbus.rules import RULES
 
-SCALE = float(os.environ.get("PYHV_SCALE", "1"))
 FRAME = ethernet(ipv4(udp(b"hello"), 17))
 NUMBERS = (0, 1, 2, 7, 8, 14, 43, 44, 60, 2048, 4096, 6144, 65535, 1 << 31, (1 << 32) - 1)
 
@@ -270,7 +269,7 @@ def bounded(device: Netvsc, guest) -> None:
     assert len(device.rss._flows) <= 4096
 
 
-@pytest.mark.parametrize("seed", range(max(1, int(4 * SCALE))))
+@SEEDS
 def test_fuzz(make_guest, seed: int) -> None:
     """Nothing raises, nothing grows, no byte outside the lent pages changes, honest guests live."""
     rng = random.Random(seed)

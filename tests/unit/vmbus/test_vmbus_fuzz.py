@@ -1,17 +1,16 @@
 """Seeded fuzzers of messages, rings and storage packets: nothing raises, nothing grows, all rests.
 
-A few seconds in all. PYHV_FUZZ_SCALE multiplies the rounds; a failure prints the seed as test id.
+A few seconds in all. PYHV_SCALE multiplies the rounds; a failure prints the seed as test id.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import struct
 
 import pytest
 import stor_sim
-from bus_helpers import Recorder
+from bus_helpers import SEEDS, Recorder
 from guest_sim import MEMORY, PAGE, gpa_ranges, packet
 from stor_sim import srb
 
@@ -25,8 +24,6 @@ from pyhv.vmbus.scsi_disk import COMMANDS
 from pyhv.vmbus.server import INBOX_LIMIT, VIOLATIONS_KEPT
 from pyhv.vmbus.storvsc import Scsi
 
-SCALE = int(os.environ.get("PYHV_FUZZ_SCALE", "1"))
-SEEDS = pytest.mark.parametrize("seed", range(4 * SCALE))
 INTERESTING = (0, 1, 2, 3, 4, 7, 8, 16, 31, 255, 4095, 4096, 4097, 65535, 1 << 31, (1 << 32) - 1)
 
 
