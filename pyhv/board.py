@@ -135,8 +135,7 @@ class Board:
             bus.claim_pio(first, count, device)
 
     def _make_vmbus(self) -> None:
-        features = self.machine.features
-        if not features.synic or features.kvm_synic:
+        if not self.machine.features.user_synic:
             return
         from .vmbus.ic import Components
         from .vmbus.server import VmbusServer
@@ -157,8 +156,7 @@ class Board:
         if machine.config.testdev:
             from .devices import testdev
 
-            features = machine.features
-            count = len(self.vcpus) if features.synic and not features.kvm_synic else 0
+            count = len(self.vcpus) if machine.features.user_synic else 0
             self.testdev = testdev.HypervTestDevice(self.driver, machine.events, count)
             self.bus.claim_pio(testdev.PORT, testdev.PORTS, self.testdev)
 

@@ -29,6 +29,11 @@ class Features(Record):
     enabled: bool = True
     kvm_synic: bool = False
 
+    @property
+    def user_synic(self) -> bool:
+        """Whether VMBus and other devices of user space can post messages and signal events."""
+        return self.synic and not self.kvm_synic
+
     def grants(self, gate: Gate) -> bool:
         """Tell whether all bits of *gate* are shown."""
         return not (
