@@ -48,8 +48,10 @@ class SerialRing:
             else:
                 data = run[base + first * ENTRY : base + ENTRIES * ENTRY - DATA : ENTRY]
                 data += run[base : base + last * ENTRY : ENTRY]
-            words[self._first] = last
+            # Only then is the ring empty: a vCPU that sees it so writes to the UART at once, and
+            # would overtake these bytes (seen: a digit, a line too early).
             self.uart.transmit(data + more)
+            words[self._first] = last
         return True
 
     def pio_in(self, offset: int, size: int) -> int:

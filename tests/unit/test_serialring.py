@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import threading
 
 import pytest
 
@@ -66,3 +67,22 @@ def test_a_full_ring_while_the_divisor_is_set(parts) -> None:
     ring.pio_out(0, 1, 9)
     assert not sent
     assert ring.pio_in(0, 1) == 9
+
+
+def test_an_exit_does_not_overtake_a_drain(parts) -> None:
+    """The event loop empties a ring while a vCPU comes out with the byte that found it full."""
+    vcpu, ring, sent = parts
+    exits = threading.Thread(target=ring.pio_out, args=(0, 1, ord("z")))
+
+    def slow_console(data: bytes) -> None:
+        if not exits.ident:
+            exits.start()
+            exits.join(0.1)
+        sent.append(data)
+
+    ring.uart = Uart(slow_console, lambda level: None)
+    for byte in b"xy":
+        vcpu.put(byte)
+    ring.drain()
+    exits.join()
+    assert b"".join(sent) == b"xyz"
