@@ -51,7 +51,8 @@ class Board:
         self.vcpus: list[Vcpu] = []
         self.threads: list[VcpuThread] = []
         self.driver: InKernel | InUser | None = None
-        self.vmbus = self.testdev = self.components = None
+        self.vmbus = self.testdev = None
+        self.offered: dict[str, object] = {}  # what offers.py made, by the name of its row
         self.ended = self.closed = False
         self.bus = Bus()
         self.vm = Vm(machine.kvm, memory)
@@ -137,19 +138,13 @@ class Board:
     def _make_vmbus(self) -> None:
         if not self.machine.features.user_synic:
             return
-        from .vmbus.ic import Components
+        from .offers import OFFERS
         from .vmbus.server import VmbusServer
-        from .vmbus.storvsc import Scsi
 
         machine = self.machine
         self.vmbus = VmbusServer(machine.memory, self.driver, machine.events, len(self.vcpus))
-        if machine.disks:
-            self.vmbus.offer(Scsi(machine.disks))
-        for number, (nic, mac) in enumerate(machine.nics):
-            from .vmbus.netvsc import Netvsc
-
-            self.vmbus.offer(Netvsc(nic, mac, number))
-        self.components = Components(self.vmbus)
+        for offer in OFFERS:
+            self.offered[offer.name] = offer.make(machine, self.vmbus)
 
     def _make_testdev(self) -> None:
         machine = self.machine

@@ -17,6 +17,7 @@ from .control import PATIENCE_S, Control
 from .endings import Endings
 from .errors import ConfigError, HostError, PyhvError
 from .events import EventLoop
+from .inspection import Inspection
 from .kvm.cpuid import Cpuid
 from .kvm.system import Kvm
 from .memory import GuestMemory
@@ -30,15 +31,12 @@ if TYPE_CHECKING:
     from .config import MachineConfig
     from .console import Console
     from .devices.cmos import Cmos
-    from .hypervstate import HypervState
     from .stop import Stop
-    from .trace.event import Event
-    from .vcpuview import VcpuView
 
 RTC_IRQ = 8
 
 
-class Machine(Endings, Services):
+class Machine(Endings, Inspection, Services):
     """A virtual machine.
 
     :param config: a MachineConfig, or None and its fields as keywords
@@ -219,44 +217,6 @@ class Machine(Endings, Services):
     def paused(self) -> bool:
         """Whether :meth:`pause` was called, and not :meth:`resume`."""
         return self.control.paused
-
-    @property
-    def vcpus(self) -> tuple[VcpuView, ...]:
-        """Its vCPUs: registers, MSRs, page tables; see vcpuview.py."""
-        from .vcpuview import VcpuView
-
-        return tuple(VcpuView(self, index) for index in range(self.config.smp.cpus))
-
-    @property
-    def hyperv(self) -> HypervState:
-        """Its Hyper-V state: synthetic MSRs, SINTs, timers, pages; see hypervstate.py."""
-        from .hypervstate import HypervState
-
-        return HypervState(self)
-
-    def add_instrument(self, install: Callable[[Board], None]) -> None:
-        """Have ``install(board)`` called with every board, this one too, before its vCPUs run.
-
-        It may wrap what is in the vCPUs' tables; see trace/tracer.py.
-
-        :raises ConfigError: the machine was started.
-        """
-        if self.started or self.board is None:
-            raise ConfigError("a machine can be traced only from its start on: do it before")
-        self.instruments.append(install)
-        install(self.board)
-
-    def trace(self, wanted: str, function: Callable[[Event], None]) -> None:
-        """Call ``function(event)`` for what the guest does; before :meth:`start`.
-
-        :param wanted: categories such as "exits" or "msr,hypercall"; see trace/event.py.
-        :param function: called after each was served, on the thread it happened on: a vCPU's for
-            exits. What it raises ends the machine. It may call :meth:`pause`.
-        """
-        from .trace.event import categories
-        from .trace.tracer import Tracer
-
-        self.add_instrument(Tracer(categories(wanted), function).install)
 
     def pause(self, timeout: float = PATIENCE_S) -> None:
         """Stop every vCPU and the partition's time; returns when they stand, see control.py.

@@ -34,9 +34,10 @@ class Services:
         board = self.board
         if board is None or not self.started or self.ended:
             raise ConfigError(f"{what}: the machine does not run")
-        if board.components is None:
+        components = board.offered.get("components")
+        if components is None:
             raise ConfigError(f"{what}: the guest has no VMBus; -cpu needs hv_synic for it")
-        return board.components
+        return components
 
     @property
     def heartbeat(self) -> float | None:

@@ -17,7 +17,7 @@ class Vm(Services):
     def __init__(self, status: int | None = 0, driver: bool = True) -> None:
         self.status, self.driver = status, driver
         self.started, self.ended, self.board = True, None, self
-        self.components = self
+        self.offered = {"components": self}
         self.heartbeat_device, self.bodies = Heartbeat(), []
         self.heartbeat_seen = None
 
@@ -55,7 +55,7 @@ class Parts:
 def make():
     def machine(**options: object) -> Vm:
         vm = Vm(**options)
-        vm.components = Parts(vm)
+        vm.offered["components"] = Parts(vm)
         return vm
 
     return machine
@@ -98,7 +98,7 @@ def test_a_machine_that_does_not_run(make) -> None:
     vm.started = False
     with pytest.raises(ConfigError, match="heartbeat: the machine does not run"):
         vm.heartbeat  # noqa: B018
-    vm.started, vm.components = True, None
+    vm.started, vm.offered = True, {}
     with pytest.raises(ConfigError, match="no VMBus"):
         vm.set_time()
 
@@ -106,5 +106,5 @@ def test_a_machine_that_does_not_run(make) -> None:
 def test_heartbeat_is_seconds_or_none(make) -> None:
     vm = make()
     assert vm.heartbeat is None
-    vm.components.heartbeat.last_answer = 0.0
+    vm.offered["components"].heartbeat.last_answer = 0.0
     assert vm.heartbeat > 0

@@ -1,0 +1,59 @@
+"""What the machine's VMBus offers: one row per kind of device, made anew with every board.
+
+A row's function gets the machine and the new bus, offers what the machine was given of that kind,
+and returns what the host side talks to (``board.offered[name]``), or None.
+"""
+
+from __future__ import annotations
+
+from .record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .machine import Machine
+    from .vmbus.ic import Components
+    from .vmbus.netvsc import Netvsc
+    from .vmbus.server import VmbusServer
+    from .vmbus.storvsc import Scsi
+
+
+class Offer(Record):
+    """A row: *make* offers on the bus what the machine has under *name*."""
+
+    name: str
+    make: Callable[[Machine, VmbusServer], object]
+
+
+def _storage(machine: Machine, server: VmbusServer) -> Scsi | None:
+    from .vmbus.storvsc import Scsi
+
+    if not machine.disks:
+        return None
+    controller = Scsi(machine.disks)
+    server.offer(controller)
+    return controller
+
+
+def _network(machine: Machine, server: VmbusServer) -> list[Netvsc]:
+    from .vmbus.netvsc import Netvsc
+
+    cards = [Netvsc(nic, mac, number) for number, (nic, mac) in enumerate(machine.nics)]
+    for card in cards:
+        server.offer(card)
+    return cards
+
+
+def _components(machine: Machine, server: VmbusServer) -> Components:
+    from .vmbus.ic import Components
+
+    return Components(server)
+
+
+#: in the order of the offers: Linux probes them so
+OFFERS = (
+    Offer("storage", _storage),
+    Offer("network", _network),
+    Offer("components", _components),
+)
