@@ -132,7 +132,9 @@ class Target:
         """Tell KVM what stops this vCPU; on its thread, or while it stands."""
         request = uapi.GuestDebug()
         if self.attached:
-            request.control = uapi.KVM_GUESTDBG_ENABLE | uapi.KVM_GUESTDBG_USE_SW_BP | more
+            request.control = uapi.KVM_GUESTDBG_ENABLE | more
+            if not self._step_all:  # else no INT3 is ours: all stay the guest's
+                request.control |= uapi.KVM_GUESTDBG_USE_SW_BP
             if thread.index in self._stepping:
                 request.control |= uapi.KVM_GUESTDBG_SINGLESTEP | self._block_irq
             elif self._step_all and (self._software or self._hardware):

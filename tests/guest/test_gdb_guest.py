@@ -14,6 +14,8 @@ import pytest
 from guestcode import RESULTS
 from libguest import SECONDS
 
+from pyhv import Machine
+
 pytestmark = pytest.mark.kvm
 GDB_S = 4 * SECONDS  # where the guest is stepped on an emulated host
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,14 +30,22 @@ spot:   nop
 hard:   mov $0x5a, %eax
         mov %rax, {RESULTS + 8}
 after:  nop
-        int3                                    # its own: its handler skips nothing
+        {{own}}                                 # its own INT3: its handler skips nothing
         nop
         cmp $0x77, %r15
         jne again
         exit 9
 """
-#: the guest's handler for #BP returns behind the INT3
-KERNEL = "movq $0, skip\n" + LOOP
+
+
+def loop() -> str:
+    """Return the guest's code. Its handler for #BP returns behind its INT3."""
+    with Machine(kernel=guestcode.kernel("movq $0, skip\nint3\nexit 9"), memory="2M") as vm:
+        vm.start()
+        stop = vm.wait(SECONDS)
+    # a software KVM may emulate no INT3 at all: KVM_INTERNAL_ERROR_EMULATION
+    assert stop.status == 19 or stop.kind == "kvm-error", stop
+    return "movq $0, skip\n" + LOOP.format(own="int3" if stop.status == 19 else "nop")
 
 
 class Gdb:
@@ -78,7 +88,7 @@ class Gdb:
 
 def test_a_session(tmp_path: pathlib.Path, driver: str) -> None:
     """All that the documentation promises, in one go; the guest's own INT3 stays the guest's."""
-    gdb = Gdb(tmp_path, guestcode.kernel(KERNEL), "-S", "-smp", "2", "--hyperv", driver)
+    gdb = Gdb(tmp_path, guestcode.kernel(loop()), "-S", "-smp", "2", "--hyperv", driver)
     shown = gdb.run(f"""
         info threads
         break spot
@@ -126,7 +136,7 @@ def test_a_session(tmp_path: pathlib.Path, driver: str) -> None:
 
 def test_interrupt_detach_and_come_back(tmp_path: pathlib.Path) -> None:
     """A running guest stops for a debugger, runs on when it leaves, and stops for the next."""
-    gdb = Gdb(tmp_path, guestcode.kernel("again: incq 0x80000\n jmp again"))
+    gdb = Gdb(tmp_path, guestcode.kernel("nop\nagain: incq 0x80000\n jmp again"))
     try:
         first = gdb.run("print *(long*)0x80000\n break again\n continue\n detach")
         assert re.search(r"Breakpoint 1, 0x\w+ in again", first), first
