@@ -99,10 +99,12 @@ def _linux(setup: Setup, machine: str, guest: str, initramfs: str, *more: object
 
 def debian(setup: Setup) -> Iterator[Value]:
     """Debian's kernel from process start to user space, half a second of sleep, power off."""
+    microvm = ("debian_microvm", "debian_microvm_guest")
+    pc = ("debian_pc", "debian_pc_guest")
     for machine, rows, column in (
-        ("pyhv", ("debian_microvm", "debian_pc"), "pyhv"),
-        ("microvm", ("debian_microvm",), "qemu"),
-        ("pc", ("debian_pc",), "qemu"),
+        ("pyhv", (microvm, pc), "pyhv"),
+        ("microvm", (microvm,), "qemu"),
+        ("pc", (pc,), "qemu"),
     ):
         process = meter.Process(_linux(setup, machine, "sleep 0.5", "initramfs"), OUTPUT)
         process.expect(USERSPACE)
@@ -110,14 +112,15 @@ def debian(setup: Setup) -> Iterator[Value]:
             yield "debian_memory", column, process.overhead_kib() / 1024
         process.expect(DONE)
         cpu = process.finish() * KILO
-        for row in rows:
-            yield row, column, cpu
+        for whole, in_guest in rows:
+            yield whole, column, cpu
+            yield in_guest, column, process.guest_s * KILO
 
 
 def grub(setup: Setup) -> Iterator[Value]:
     """GRUB's ``linux`` and ``initrd``: one disk ends the machine after them, the other before."""
     for column in ("pyhv", "qemu"):
-        spent = []
+        spent, in_guest = [], []
         for disk in ("grub_before", "grub_after"):
             copy = SCRATCH / "disk.img"
             shutil.copyfile(setup.files[disk], copy)
@@ -126,9 +129,12 @@ def grub(setup: Setup) -> Iterator[Value]:
             else:
                 drive = f"file={copy},format=raw,if=virtio"
                 command = setup.emulator("pc", LINUX_CPU, LINUX_MB, "-drive", drive)
-            spent.append(run(command, DEBUG_EXIT))
+            process = meter.Process(command, OUTPUT, DEBUG_EXIT)
+            spent.append(process.finish())
+            in_guest.append(process.guest_s)
             copy.unlink()
         yield "grub", column, (spent[1] - spent[0]) * KILO
+        yield "grub_guest", column, (in_guest[1] - in_guest[0]) * KILO
 
 
 #: The guest sleeps after each mark, so that what the VMM has done until then is all counted.

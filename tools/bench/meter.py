@@ -20,7 +20,12 @@ class Process:
     """A running program, its output in a file; with it all its threads and dead children count.
 
     :param status: the exit status that means all went well.
+
+    ``guest_s``, after :meth:`finish`: how much of its CPU time was spent in guest code. The
+    kernel counts it by timer ticks: right to some of them, 4 ms each.
     """
+
+    guest_s = 0.0
 
     def __init__(self, command: list[object], output: pathlib.Path, status: int = 0) -> None:
         self.command, self.output, self.status = [str(word) for word in command], output, status
@@ -50,13 +55,14 @@ class Process:
         :returns: user + system time of the whole process, in seconds of CPU.
         """
         deadline = time.monotonic() + timeout
-        while True:
-            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
-            if pid:
-                break
+        while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             if time.monotonic() > deadline:
                 raise self._failed("time is up")
             time.sleep(0.01)
+        fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        # proc(5): guest_time is field 43, the first behind the name is the third
+        self.guest_s = int(fields[43 - 3]) / os.sysconf("SC_CLK_TCK")
+        _, status, usage = os.wait4(self.pid, 0)
         self._child.returncode = os.waitstatus_to_exitcode(status)
         if self._child.returncode != self.status:
             raise self._failed(f"exit status {self._child.returncode}")
