@@ -17,6 +17,7 @@ from .uapi import (
 )
 
 DEVICE = "/dev/kvm"
+GROUP_READ_WRITE = 0o060
 
 
 def _why(path: str, error: OSError) -> str:
@@ -33,10 +34,11 @@ def _why(path: str, error: OSError) -> str:
             group = grp.getgrgid(status.st_gid).gr_name
         except KeyError:
             group = str(status.st_gid)
-        return (
-            f"permission denied; it belongs to group {group} (mode {status.st_mode & 0o777:o}): "
-            f"sudo usermod -aG {group} $USER, then log in again"
-        )
+        mode = status.st_mode & 0o777
+        remedy = f"sudo usermod -aG {group} $USER, then log in again"
+        if not status.st_gid or mode & GROUP_READ_WRITE != GROUP_READ_WRITE:
+            remedy = f"sudo chgrp kvm {path}; sudo chmod 660 {path}; sudo usermod -aG kvm $USER"
+        return f"permission denied; it belongs to group {group} (mode {mode:o}): {remedy}"
     if error.errno in (errno.ENXIO, errno.ENODEV):
         return "the device node is there, its driver is not; load kvm_intel or kvm_amd"
     return str(error.strerror)

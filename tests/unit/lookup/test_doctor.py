@@ -126,6 +126,12 @@ def test_permission(mode, uid, groups, state, text, host) -> None:
     assert text in found.found + found.todo
 
 
+def test_a_node_of_roots_group(host) -> None:
+    found = doctor.permission(stat.S_IFCHR | 0o660, 0, 0, host({}, uid=1000, groups=set()))
+    assert found.state == "mind"
+    assert "chgrp kvm" in found.todo
+
+
 @pytest.mark.parametrize(
     ("make", "states", "text"),
     [
