@@ -162,8 +162,8 @@ def permission(mode: int, uid: int, gid: int, host: Host) -> Finding:
         return Finding(MIND, f"/dev/kvm is not open to its group ({shown})",
                        "sudo chmod g+rw /dev/kvm; not 666: that gives it to everybody")  # fmt: skip
     if gid == 0:  # nobody should be put into root's group for this
-        return Finding(MIND, f"/dev/kvm is root's alone ({shown})",
-                       "sudo chgrp kvm /dev/kvm; sudo usermod -aG kvm $USER; log in again")  # fmt: skip
+        todo = "sudo chgrp kvm /dev/kvm; sudo usermod -aG kvm $USER, then log out and in"
+        return Finding(MIND, f"/dev/kvm is root's alone ({shown})", todo)
     return Finding(MIND, f"you are not in the group of /dev/kvm ({shown})",
                    f"sudo usermod -aG {name} $USER, then log out and in")  # fmt: skip
 
