@@ -112,6 +112,7 @@ class UserExits:
     count = 0
 
     def __enter__(self) -> UserExits:
+        (TRACING / "trace").write_text("")  # empties it, and with it the counts
         self._set("1")
         return self
 
@@ -122,9 +123,7 @@ class UserExits:
                 name, _, value = line.partition(":")
                 if name in ("entries", "overrun"):
                     self.count += int(value)
-        (TRACING / "trace").write_text("")
 
     @staticmethod
     def _set(value: str) -> None:
-        (TRACING / "trace").write_text("")
         (TRACING / "events/kvm/kvm_userspace_exit/enable").write_text(value)
