@@ -317,14 +317,17 @@ def spelling(option: Option) -> str:
 
 
 def help_text() -> str:
-    """Return what ``pyhv run --help`` prints."""
+    """Return what ``pyhv run --help`` prints, within 80 columns."""
+    from .lookup.text import wrapped
+
     lines = ["usage: pyhv run [option ...] [DISK.IMG]"]
     for group, rows in GROUPS.items():
         lines += ["", f"{group}:"]
         for option in rows:
-            lines += [f"  {spelling(option)}", f"      {option.help}"]
+            lines += [f"  {spelling(option)}", *wrapped(option.help, "      ")]
     lines += ["", "Accepted, because it is so anyway:"]
-    lines += [f"  -{name} {'|'.join(ACCEPTED[name])}".rstrip() for name in ACCEPTED]
+    accepted = [(name, value) for name in ACCEPTED for value in ACCEPTED[name] or [""]]
+    lines += [f"  -{name} {value}".rstrip() for name, value in accepted]
     lines += ["", "On a terminal, Ctrl-A x quits and Ctrl-A h lists the other keys.", ""]
     lines += ["Exit status:"] + [f"  {status:3}  {text}" for status, text in STATUSES]
     return "\n".join(lines)

@@ -290,7 +290,9 @@ def test_the_short_help(line, capfd):
 @pytest.mark.parametrize("line", ["--help", "-h", "-m 1G --help x.img"])
 def test_the_help_of_run(line, capfd):
     assert cli.main(["run", *line.split()]) == 0
-    assert capfd.readouterr().out == options.help_text() + "\n"
+    out = capfd.readouterr().out
+    assert out == options.help_text() + "\n"
+    assert max(map(len, out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("line", ["--version", "run --version"])
