@@ -44,24 +44,56 @@ def summaries() -> dict[str, str]:
     }
 
 
+def values() -> dict[str, tuple[str, ...]]:
+    """Return option -> what may follow it; -cpu and -M know more than their row."""
+    from ..config import HV_PRESETS
+    from ..cpu_named import catalogue
+    from ..hyperv.machine_types import FAMILIES, UNVERSIONED, VERSIONS
+
+    found = {
+        name: option.choices
+        for option in options.OPTIONS
+        if option.choices
+        for name in option.names
+    }
+    found["--hv"] = (*HV_PRESETS, "help")
+    types = [family + version for family in FAMILIES for version in VERSIONS.split()]
+    found["-M"] = found["-machine"] = (*UNVERSIONED, *types, "help")
+    models = (*MODELS, *sorted(catalogue().names()), "help")
+    return found | dict.fromkeys(("-cpu", "--cpu", "--against"), models)
+
+
+CPU = ("-cpu", "--cpu", "--against")
+# bash takes a = for the end of a word: kvm=off,hv_ is three of COMP_WORDS, and the option before
+# them is sought; in zsh it is one word
 BASH = """\
 # bash completion of pyhv; source <(pyhv completion bash)
 _pyhv() {{
-    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} words=
-    if [ "$COMP_CWORD" = 1 ]; then
+    local cur=${{COMP_WORDS[COMP_CWORD]}} at=$COMP_CWORD words= head= last
+    if [ "$at" = 1 ]; then
         COMPREPLY=($(compgen -W "{commands}" -- "$cur"))
         return
     fi
+    [ "$cur" = "=" ] && cur=
+    while [ "$at" -gt 2 ]; do
+        case ${{COMP_WORDS[at]}}:${{COMP_WORDS[at-1]}} in
+        =:*|*:=) at=$((at-1)) ;;
+        *) break ;;
+        esac
+    done
+    local prev=${{COMP_WORDS[at-1]}}
+    case ${{COMP_WORDS[at]}} in -*) [ "$at" -lt "$COMP_CWORD" ] && prev=${{COMP_WORDS[at]}} ;; esac
     case $prev in
-    -cpu|--cpu|--against)
-        local head= last=$cur
+    {cpu})
+        last=$cur
         case $cur in *,*) head=${{cur%,*}}, last=${{cur##*,}} ;; esac
-        if [ -n "$head" ]; then words="{flags}"; else words="{models}"; fi
+        if [ -n "$head" ]; then words="{flags}"
+        elif [ "$at" -lt "$COMP_CWORD" ]; then words="on off"
+        else words="{models}"; fi
         COMPREPLY=($(compgen -P "$head" -W "$words" -- "$last"))
         compopt -o nospace 2>/dev/null
         return ;;
-    --hv) COMPREPLY=($(compgen -W "{presets}" -- "$cur")); return ;;
-    --hyperv) COMPREPLY=($(compgen -W "auto kernel user" -- "$cur")); return ;;
+{values}
     esac
     case $cur in -*)
         case ${{COMP_WORDS[1]}} in
@@ -70,7 +102,9 @@ _pyhv() {{
         COMPREPLY=($(compgen -W "$words" -- "$cur"))
         return ;;
     esac
-    COMPREPLY=($(compgen -f -- "$cur"))
+    [ "${{COMP_WORDS[1]}}" = completion ] && words="{shells}"
+    if [ -n "$words" ]; then COMPREPLY=($(compgen -W "$words" -- "$cur"))
+    else COMPREPLY=($(compgen -f -- "$cur")); fi
 }}
 complete -o filenames -F _pyhv pyhv
 """
@@ -78,14 +112,18 @@ complete -o filenames -F _pyhv pyhv
 
 def bash() -> str:
     """Return the script for bash."""
-    from ..config import HV_PRESETS
-
     cases = "\n".join(
         f'        {name}) words="{" ".join(words)}" ;;' for name, words in command_words().items()
     )
+    known = values()
+    after = "\n".join(
+        f'    {name}) COMPREPLY=($(compgen -W "{" ".join(words)}" -- "$cur")); return ;;'
+        for name, words in known.items()
+        if name not in CPU
+    )
     return BASH.format(
-        commands=" ".join(summaries()), flags=" ".join(cpu_words()), models=" ".join(MODELS),
-        presets=" ".join(HV_PRESETS), cases=cases,
+        commands=" ".join(summaries()), flags=" ".join(cpu_words()), cpu="|".join(CPU),
+        models=" ".join(known["-cpu"]), values=after, cases=cases, shells=" ".join(SHELLS),
     )  # fmt: skip
 
 
@@ -98,19 +136,38 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
+FISH = """\
+# fish completion of pyhv; pyhv completion fish | source
+function __pyhv_cpu
+    set -l parts (string split , -- (commandline -ct))
+    if test (count $parts) -gt 1
+        printf '%s\\n' (string join , -- $parts[1..-2]),{{{flags}}}
+    else
+        printf '%s\\n' {models}
+    end
+end
+"""
+
+
 def fish() -> str:
     """Return the script for fish."""
-    lines = ["# fish completion of pyhv; pyhv completion fish | source"]
-    for name, text in summaries().items():
-        lines.append(f"complete -c pyhv -n __fish_use_subcommand -f -a {name} -d {_quoted(text)}")
+    known = values()
+    text = FISH.format(flags=",".join(cpu_words()), models=" ".join(known["-cpu"]))
+    lines = []
+    for name, about in summaries().items():
+        lines.append(f"complete -c pyhv -n __fish_use_subcommand -f -a {name} -d {_quoted(about)}")
     for name, words in command_words().items():
-        for word, text in words.items():
-            style = "-l" if word.startswith("--") else "-o"
+        for word, about in words.items():
+            style = "-l" if word.startswith("--") else "-s" if len(word) == 2 else "-o"
+            after = "(__pyhv_cpu)" if word in CPU else " ".join(known.get(word, ()))
             lines.append(
                 f"complete -c pyhv -n '__fish_seen_subcommand_from {name}' {style} "
-                f"{word.lstrip('-')} -d {_quoted(text)}"
-            )
-    return "\n".join(lines) + "\n"
+                f"{word.lstrip('-')} " + (f"-x -a {_quoted(after)} " if after else "")
+                + f"-d {_quoted(about)}"
+            )  # fmt: skip
+    lines.append("complete -c pyhv -n '__fish_seen_subcommand_from completion' -f -a "
+                 + _quoted(" ".join(SHELLS)))  # fmt: skip
+    return text + "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str]) -> tuple[str, int]:
@@ -121,5 +178,6 @@ def main(arguments: list[str]) -> tuple[str, int]:
         return help_text(command), 0
     shell = parsed.words[0] if parsed.words else ""
     if shell not in SHELLS:
-        raise ConfigError(f"completion {printable(shell, 40)}: which shell? {', '.join(SHELLS)}")
+        name = f"completion {printable(shell, 40)}".rstrip()
+        raise ConfigError(f"{name}: which shell? {', '.join(SHELLS)}")
     return {"bash": bash, "zsh": zsh, "fish": fish}[shell]().rstrip("\n"), 0

@@ -42,10 +42,36 @@ def completed(*words: str) -> list[str]:
         (("pyhv", "explain", "--hv", "win"), ["windows"]),
         (("pyhv", "run", "--hyperv", "k"), ["kernel"]),
         (("pyhv", "caps", "--d"), ["--diff"]),
+        (("pyhv", "run", "-cpu", "Skylake-Server-v"), [f"Skylake-Server-v{n}" for n in "12345"]),
+        (("pyhv", "run", "-cpu", "host,kvm", "=", "off,hv_ti"), ["off,hv_time"]),
+        (("pyhv", "run", "-cpu", "host,kvm", "=", "of"), ["off"]),
+        (("pyhv", "run", "-cpu", "host,kvm", "="), ["on", "off"]),
+        (("pyhv", "explain", "--hv", "=", "win"), ["windows"]),
+        (("pyhv", "run", "--trace-format", ""), ["text", "jsonl", "chrome"]),
+        (("pyhv", "run", "-M", "pc-q35-6"), [f"pc-q35-6.{n}" for n in range(3)]),
+        (("pyhv", "completion", "f"), ["fish"]),
     ],
 )
 def test_bash_offers(words, offered) -> None:
     assert completed(*words) == offered
+
+
+FISH = [
+    ("pyhv cap", ["caps"]),
+    ("pyhv run -cpu host,kvm=off,hv_ti", ["host,kvm=off,hv_time"]),
+    ("pyhv run -cpu EPYC-Ge", ["EPYC-Genoa", "EPYC-Genoa-v1"]),
+    ("pyhv explain --hv win", ["windows"]),
+    ("pyhv run --hyperv k", ["kernel"]),
+    ("pyhv completion z", ["zsh"]),
+]
+
+
+@pytest.mark.skipif(not shutil.which("fish"), reason="no fish here")
+@pytest.mark.parametrize(("line", "offered"), FISH)
+def test_fish_offers(line, offered) -> None:
+    script = f"{completion.fish()}\ncomplete -C '{line}'"
+    done = subprocess.run(["fish", "-N", "-c", script], capture_output=True, text=True, check=True)
+    assert sorted(row.split("\t")[0] for row in done.stdout.splitlines()) == offered
 
 
 def test_files_are_offered(tmp_path) -> None:
