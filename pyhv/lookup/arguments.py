@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 from ..errors import ConfigError
 from ..record import Record
 from .text import wrapped
 
+#: the first word of a VM's command line
+PROGRAM = re.compile(r"(?:\S*/)?(?:qemu|kvm|pyhv|python)[^,\s]*")
 #: more than any of these files has; what is longer is not one of them
 INPUT_LIMIT = 32 << 20
 
@@ -88,6 +91,22 @@ def parse(command: Command, arguments: list[str]) -> Parsed:
             f"pyhv {command.name} {command.positional}"
         )
     return parsed
+
+
+def command_line_last(command: Command, arguments: list[str]) -> list[str]:
+    """Return *arguments* with a VM's command line in them behind ``--``: its options are its own.
+
+    Of *command*'s options those stay in front that take no value, wherever they stood.
+    """
+    own = {name for switch in command.switches if not switch.value for name in switch.names}
+    others = [word for word in arguments if word not in own]
+    cpu = any(word.partition("=")[0] in ("-cpu", "--cpu") for word in others)
+    program = len(others) > 1 and PROGRAM.fullmatch(others[0])
+    if "--" in arguments or not (cpu or program):
+        return arguments
+    if {"-h", "-help", "--help"} & set(others):
+        return ["-h"]
+    return [*(word for word in arguments if word in own), "--", *others]
 
 
 def help_text(command: Command) -> str:

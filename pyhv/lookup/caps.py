@@ -45,6 +45,7 @@ class HostCaps(Record):
     capabilities: dict[str, int]
     hyperv: list[list[int]]  # rows of KVM_GET_SUPPORTED_HV_CPUID; empty without it
     system: dict[str, str]
+    cpuid: list[list[int]] = []  # rows of KVM_GET_SUPPORTED_CPUID
 
 
 def _file(path: str) -> str:
@@ -67,9 +68,10 @@ def ask(make: type[Kvm] = Kvm) -> HostCaps:
     try:
         found = {name: kvm.check(number) for name, number in CAPABILITIES.items()}
         rows = [list(row) for row in kvm.supported_hv_cpuid()] if kvm.has_hyperv() else []
+        cpuid = [list(row) for row in kvm.supported_cpuid()]
     finally:
         kvm.close()
-    return HostCaps("", found, rows, system)
+    return HostCaps("", found, rows, system, cpuid)
 
 
 def in_kernel(row: Flag, host: HostCaps) -> str:
@@ -177,6 +179,22 @@ def differences(old: dict[str, object], new: dict[str, object]) -> list[list[str
     ]
 
 
+def features_lacking(cpu: str, host: HostCaps) -> list[str]:
+    """Return which CPU features of ``-cpu`` *cpu* KVM does not have here, or why it is no CPU."""
+    from ..cpu_models import apply
+    from ..cpu_options import parse_cpu
+    from ..kvm.cpuid import Cpuid
+    from .source import known
+
+    cpu, problems = known(cpu)
+    if not host.cpuid or cpu.startswith(",") or not cpu:
+        return problems
+    try:
+        return problems + apply(parse_cpu(cpu), Cpuid([tuple(row) for row in host.cpuid]).table)
+    except ConfigError as error:
+        return [*problems, str(error)]
+
+
 def lacking(cpu: str, host: HostCaps) -> list[str]:
     """Return why ``-cpu`` *cpu* does not work here, by the driver that pyhv would take."""
     from .source import read
@@ -185,6 +203,7 @@ def lacking(cpu: str, host: HostCaps) -> list[str]:
     user = not host.hyperv
     rows = in_user_table() if user else [tuple(row) for row in host.hyperv]
     problems = [host.problem] if host.problem else []
+    problems += features_lacking(source.cpu, host)
     try:
         chosen = choose(source.hv, rows, user=user, cpu=source.cpu)
     except ConfigError as error:

@@ -10,7 +10,7 @@ from ..hyperv.cpuid import leaves
 from ..hyperv.flags import FLAGS, ROWS, Bits, Flag, Value
 from ..trace.names import msr_name
 from . import commands
-from .arguments import help_text, parse
+from .arguments import command_line_last, help_text, parse
 from .knowledge import KNOWLEDGE, NEEDED_BY_ALL
 from .names import bit_name, call_name
 from .source import Source, read
@@ -187,7 +187,7 @@ def picture(source: Source, chosen: Chosen) -> list[str]:
 def main(arguments: list[str]) -> tuple[str, int]:
     """Return what to print, and the status."""
     command = commands.EXPLAIN
-    parsed = parse(command, arguments)
+    parsed = parse(command, command_line_last(command, arguments))
     if "h" in parsed:
         return help_text(command), Exit.POWER_OFF
     source = read(parsed.words, parsed.values.get("hv"))

@@ -18,6 +18,7 @@ QEMU_ARG = "{http://libvirt.org/schemas/domain/qemu/1.0}arg"
 #: <cpu mode=...> without a model of its own -> QEMU's -cpu
 MODES = {"host-passthrough": "host", "host-model": "host", "maximum": "max"}
 POLICIES = {"force": "on", "require": "on", "optional": "on", "disable": "off", "forbid": "off"}
+SPINLOCKS_LEAST = 0xFFF  # libvirt refuses fewer retries
 STATES = {"on": True, "yes": True, "off": False, "no": False}
 
 
@@ -101,8 +102,11 @@ def _hyperv(hyperv: ElementTree.Element, notes: list[str]) -> list[str]:
             continue
         on = _state(element, path)
         if flag == "hv-spinlocks":
-            count = element.get("retries", "")
-            item = f"hv-spinlocks={count or 0xFFF}"
+            count = element.get("retries", "") or str(SPINLOCKS_LEAST)
+            item = f"hv-spinlocks={count}"
+            if count.isascii() and count.isdigit() and int(count[:20]) < SPINLOCKS_LEAST:
+                notes.append(f"<spinlocks retries='{printable(count, 20)}'>: libvirt wants "
+                             f"{SPINLOCKS_LEAST} or more")  # fmt: skip
         elif flag == "hv-vendor-id":
             item = f"hv-vendor-id={element.get('value', '')}"
         else:
@@ -135,7 +139,7 @@ def cpu_of(root: ElementTree.Element) -> tuple[str, list[str]]:
     hidden = root.find(".//kvm/hidden")
     if hidden is not None and _state(hidden, "hidden"):
         items.insert(0, "kvm=off")
-    model = "host"
+    model = "qemu64" if root.tag == "domain" else "host"  # QEMU's default, where libvirt says none
     cpu = root.find("./cpu") if root.tag == "domain" else root.find(".//cpu")
     if cpu is not None:
         named = cpu.findtext("model", "").strip()
@@ -177,6 +181,8 @@ def to_xml(values: dict[str, Value], *, kvm: bool) -> tuple[str, list[str]]:
             others.append(devices)
         else:
             _add(hyperv, path.split("/")[2:], name, value)
+        if name == "hv-spinlocks" and isinstance(value, int) and value < SPINLOCKS_LEAST:
+            notes.append(f"hv-spinlocks={value}: libvirt wants {SPINLOCKS_LEAST} or more")
     if not kvm:
         kvm_element = ElementTree.SubElement(features, "kvm")
         ElementTree.SubElement(kvm_element, "hidden", state="on")

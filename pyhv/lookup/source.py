@@ -64,11 +64,11 @@ def read(words: list[str], preset: str | None = None) -> Source:
 
         cpu, notes = cpu_of(parse_xml(text))
         return of_cpu("libvirt XML", cpu, notes)
-    if re.search(r"(^|\s)-{1,2}cpu[\s=]", text) or re.match(r"\S*(qemu|kvm)\S*\s", text):
+    if re.search(r"(^|\s)-{1,2}cpu([\s=]|$)", text) or re.match(r"\S*(qemu|kvm)\S*\s", text):
         return of_command(split(text))
     if text in PRESETS and text != "max":
         return of_cpu("preset " + text, preset_cpu(text), [])
-    if len(text.split()) > 1:
+    if re.match(r"[^,]*\s", text):  # a value may have spaces: hv-vendor-id=Microsoft Hv
         shown = printable(text, 60) if what == "-cpu" else what
         raise ConfigError(f"{shown}: no -cpu in it; give the text after -cpu")
     return of_cpu("-cpu", text, [])
@@ -158,8 +158,26 @@ def is_hv(item: str) -> bool:
     return name.startswith(("hv-", "x-hv-")) or name in ALIASES
 
 
+def known(cpu: str) -> tuple[str, list[str]]:
+    """Return a -cpu without what pyhv has not, and a line for what QEMU 10 would not take either.
+
+    :return: the model is "" if there is none of that name.
+    """
+    model, *items = cpu.split(",")
+    taken, lines = [], []
+    for item in (model, *items):
+        try:
+            parse_cpu(item if item is model else f"host,{item}")
+            taken.append(item)
+        except ConfigError as error:
+            if "not provided by pyhv" not in str(error):
+                lines.append(str(error))
+            taken += [""] if item is model else []
+    return ",".join(taken), lines
+
+
 def of_cpu(what: str, cpu: str, notes: list[str]) -> Source:
-    """Return a -cpu text taken apart; the model and what is not Hyper-V is not looked into.
+    """Return a -cpu text taken apart; of what is not Hyper-V, only the unknown is noted.
 
     :raises ConfigError: unknown flags or wrong values, all of them in one line.
     """
@@ -181,6 +199,7 @@ def of_cpu(what: str, cpu: str, notes: list[str]) -> Source:
         raise ConfigError("; ".join(dict.fromkeys(problems)))
     spec = parse_cpu(",".join(["host", *hv_items]))
     others = tuple(item for item in items if not is_hv(item))
+    notes = [*notes, *known(",".join([model, *others]))[1]]
     kvm = not any(item.replace("_", "-") in ("kvm=off", "kvm=no", "-kvm") for item in others)
     return Source(
         what, ",".join([model, *items]), spec.hv, (model, *others), kvm, (*notes, *spec.warnings)

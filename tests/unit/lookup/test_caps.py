@@ -33,6 +33,9 @@ SYSTEM = {"clocksource": "tsc", "kernel": "6.12"}
 FULL = caps.HostCaps("", ALL, kvm_6_12(), SYSTEM)
 PLAIN = FULL._replace(hyperv=[])
 OLD = PLAIN._replace(capabilities=dict.fromkeys(ALL, 0))
+#: a CPU with SSE2 and no more
+SMALL = FULL._replace(cpuid=[[0, 0, 0, 7, 0, 0, 0], [1, 0, 0, 0x60F, 0, 0, 0x0F8BFBFF],
+                             [7, 0, 1, 0, 0, 0, 0]])  # fmt: skip
 NONE = caps.HostCaps("open /dev/kvm: no such device", {}, [], {})
 
 
@@ -127,6 +130,12 @@ def test_json_and_the_difference_of_two_hosts(tmp_path, host, capfd) -> None:
         ("host,hv_time", OLD, "hv-time: KVM lacks KVM_CAP_X86_USER_SPACE_MSR"),
         ("host,hv_ipi", FULL, "use -cpu host,hv_ipi,hv_vpindex"),
         ("host,hv_time", NONE, "no such device"),
+        ("Skylark,hv_time", FULL, "no CPU model 'Skylark'"),
+        ("host,hyperv_time", FULL, "did you mean hv-time?"),
+        ("host,l3-cache=on,hv_time", SMALL, ""),
+        ("host,+avx2,hv_time", SMALL, "CPUID.07H:EBX.avx2 [bit 5]"),
+        ("host,+avx2,enforce", SMALL, "CPUID.07H:EBX.avx2 [bit 5]; leave out"),
+        ("host,phys-bits=99", SMALL, "phys-bits=99: 32 to 52"),
     ],
 )
 def test_against_a_cpu(cpu, answer, hint, host, capfd) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
@@ -11,7 +12,7 @@ from pyhv.errors import ConfigError
 from pyhv.hyperv.flags import FLAGS, ROWS
 from pyhv.hyperv.presets import PRESETS
 from pyhv.lookup import commands, explain, libvirt, source
-from pyhv.lookup.arguments import help_text, parse
+from pyhv.lookup.arguments import command_line_last, help_text, parse
 from pyhv.lookup.knowledge import KNOWLEDGE
 from pyhv.lookup.names import BITS
 
@@ -92,6 +93,7 @@ def test_all_that_is_missing_is_named_and_the_corrected_text_is_good() -> None:
         (["pyhv run -cpu host,hv_time disk.img"], "host,hv_time"),
         ([DOMAIN], DOMAIN_CPU),
         (["<hyperv><relaxed/></hyperv>"], "host,hv-relaxed"),
+        (["<domain><features><hyperv><avic/></hyperv></features></domain>"], "qemu64,hv-avic"),
         (["<hyperv mode='passthrough'/>"], "host,hv-passthrough"),
     ],
 )
@@ -136,6 +138,17 @@ def test_what_libvirt_has_not_is_said() -> None:
     assert "<!-- hv-syndbg: libvirt has no element" in run("hv-syndbg", "--to-libvirt")[0]
 
 
+def test_fewer_retries_than_libvirt_takes_are_said() -> None:
+    assert "<!-- hv-spinlocks=100: libvirt wants" in run("host,hv_spinlocks=100", "--to-libvirt")[0]
+    assert "<!--" not in run("host,hv_spinlocks=8191", "--to-libvirt")[0]
+
+
+@pytest.mark.parametrize("cpu", ["host,hv-vendor-id=Microsoft Hv,hv_time", "host,l3-cache=on,+vmx"])
+def test_what_is_right_is_not_minded(cpu) -> None:
+    """A value with a space; properties of QEMU that only pyhv has not."""
+    assert "no such" not in run(cpu)[0]
+
+
 def test_json_has_what_the_text_has() -> None:
     found = json.loads(run("host,hv_stimer", "--json")[0])
     assert found["corrected"] == "host,hv_stimer,hv_time,hv_synic,hv_vpindex"
@@ -164,6 +177,11 @@ def test_json_has_what_the_text_has() -> None:
         ("qemu-kvm -accel kvm -M pc-q35-99.9 -cpu host,hv_relaxed", "not one of QEMU 10.0"),
         ("qemu -accel kvm -cpu host,hv_relaxed -device vmbus-bridge", "needs hv-synic"),
         ("qemu -cpu host -cpu max,hv_relaxed", "the last one counts"),
+        ("Haswel,hv_vpindex", "no CPU model 'Haswel'; did you mean Haswell?"),
+        ("host,hyperv_time,kvm=off", "hyperv_time: no such CPU flag; did you mean hv-time?"),
+        ("host,+svmm,kvm=off", "+svmm: no such CPU flag; did you mean svm?"),
+        ("host,hv_vendor_id=a,b", "b: no such CPU flag"),
+        ("<hyperv><spinlocks retries='5'/></hyperv>", "libvirt wants 4095 or more"),
     ],
 )
 def test_warnings(text, hint) -> None:
@@ -181,6 +199,8 @@ def test_warnings(text, hint) -> None:
         (["host,hv_tiem,hv_foo"], "hv_foo: no such CPU flag"),
         (["host,hv_spinlocks=abc"], "expects uint64"),
         (["qemu-system-x86_64 -m 4G"], "there is no -cpu in it"),
+        (["qemu-system-x86_64", "-m", "4G"], "there is no -cpu in it"),
+        (["-cpu"], "it ends after -cpu"),
         (["qemu-system-x86_64 -cpu"], "it ends after -cpu"),
         (["qemu-system-x86_64 -cpu 'host,hv"], "no closing quotation; was it cut short?"),
         (["<domain><features>"], "XML: line 1: "),
@@ -252,6 +272,38 @@ def test_help_fits_and_names_every_switch(command, capfd) -> None:
     assert max(map(len, shown.splitlines())) <= 80
     assert all(name in shown for switch in command.switches for name in switch.names)
     assert command.summary
+
+
+EXAMPLES = [line for command in commands.COMMANDS.values() for line in command.examples]
+
+
+@pytest.mark.parametrize("line", [line for line in EXAMPLES if line.startswith("pyhv explain")])
+def test_an_example_of_the_help_can_be_typed(line, capfd) -> None:
+    status = cli.main(shlex.split(line)[1:])
+    out, err = capfd.readouterr()
+    assert out
+    assert not err
+    assert status == (2 if "Wrong:" in out else 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "cpu"),
+    [
+        ("qemu-system-x86_64 -enable-kvm -cpu host,hv_relaxed -m 4G --strict", "host,hv_relaxed"),
+        ("--to-qemu /usr/bin/qemu-kvm -accel kvm -M q35 -cpu max,hv-ipi", "max,hv-ipi"),
+        ("-cpu host,hv_time --json", "host,hv_time"),
+        ("-cpu=host,hv_time", "host,hv_time"),
+        ("--json -enable-kvm -cpu host,hv_time", "host,hv_time"),
+        ("python3 -m pyhv run -cpu host,hv_vapic disk.img", "host,hv_vapic"),
+        ("kvm.xml --json", None),
+    ],
+)
+def test_a_command_line_as_it_is(words, cpu) -> None:
+    """Its options are not taken for ours; ours may stand before or behind it."""
+    parsed = parse(commands.EXPLAIN, command_line_last(commands.EXPLAIN, words.split()))
+    ours = [word for word in words.split() if word in ("--strict", "--to-qemu", "--json")]
+    assert ["--" + key for key in parsed.values] == ours
+    assert (source.read(parsed.words).cpu if cpu else None) == cpu
 
 
 def test_the_table_of_commands_is_the_one_of_the_command_line() -> None:
