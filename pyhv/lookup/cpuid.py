@@ -69,6 +69,11 @@ def _has(dump: Dump, bits: Bits) -> bool:
     return not bits.mask & ~(value_of(dump, bits.leaf, bits.register) or 0)
 
 
+def _unknown(dump: Dump, bits: Bits) -> bool:
+    """Tell whether the dump is a part of one (a boot message, QMP) and leaves the register out."""
+    return (0x40000000, 0) not in dump and value_of(dump, bits.leaf, bits.register) is None
+
+
 def flags_of(dump: Dump) -> tuple[list[str], dict[tuple[int, str], int]]:
     """Return the items of -cpu that give these leaves, and the bits that no flag explains."""
     rest = {
@@ -85,7 +90,9 @@ def flags_of(dump: Dump) -> tuple[list[str], dict[tuple[int, str], int]]:
     kvm_only = _has(dump, FLAGS["hv-synic"].bits[0]) and synic is not None and not synic & 0x30
     gone = {"hv-avic": avic, "x-hv-synic-kvm-only": kvm_only}
     for row in ROWS:
-        wanted = [bits for bits in row.bits if not gone.get(bits.unless)]
+        wanted = [
+            bits for bits in row.bits if not gone.get(bits.unless) and not _unknown(dump, bits)
+        ]
         if wanted and all(_has(dump, bits) for bits in wanted):
             items.append(row.name)
             for bits in wanted:

@@ -112,6 +112,8 @@ def _boot_line(line: str) -> Dump | None:
     found: Dump = {}
     match = _BOOT.search(line)
     if match:
+        if "privilege flags" in match[0] and not re.search("misc:? 0x", match[0]):
+            raise ConfigError(f"{printable(match[0], 50)}: no misc in it; was it cut short?")
         for word, value in re.findall(r"(\w+):? 0x([0-9a-f]{1,8})\b", match[0]):
             place = _BOOT_WORDS.get(word)
             if place:
@@ -130,15 +132,19 @@ def _boot_line(line: str) -> Dump | None:
 
 def _json(text: str, name: str) -> Dump:
     """Return the dump in a JSON document, or in one of a log with a document per line."""
+    whole = False
     for part in (text, *text.splitlines()):
         try:
             found = _document(json.loads(part))
+            whole = True
         except (ValueError, RecursionError):
             continue
         except TypeError as error:
             raise ConfigError(f"{name}: JSON with wrong types: {error}") from error
         if found:
             return found
+    if not whole:
+        raise ConfigError(f"{name}: JSON with an error in it; was it cut short?")
     raise ConfigError(
         f"{name}: no CPUID in this JSON; of QMP it takes qom-get feature-words and "
         "query-cpu-model-expansion with hv- properties"

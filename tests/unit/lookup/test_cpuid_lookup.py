@@ -122,6 +122,17 @@ def test_what_linux_prints_at_boot(ext) -> None:
     assert one(f"Hyper-V: features 0x262, hints 0x20{ext}")[0x40000003, 0] == {"eax": 0x262}
 
 
+def test_a_part_of_a_dump_is_not_a_dump_of_zeros() -> None:
+    """What a form has no register for does not speak against a flag."""
+    boot = "Hyper-V: privilege flags low 0x70, high 0x0, hints 0x4008, misc 0x8"
+    assert cpuid.flags_of(one(boot)) == (["hv-vapic", "hv-vpindex", "hv-evmcs"], {})
+    words = [{"cpuid-register": "EAX", "cpuid-input-eax": 0x40000003, "features": 0x26E}]
+    flags = ["hv-time", "hv-vpindex", "hv-synic", "hv-stimer"]
+    assert cpuid.flags_of(one(json.dumps(words))) == (flags, {})
+    whole = "40000000 40000005 7263694d 666f736f 76482074\n40000003 0000026e 0 0 8"
+    assert cpuid.flags_of(one(whole))[0][-1] == "x-hv-synic-kvm-only"
+
+
 def test_qmp() -> None:
     words = [{"cpuid-register": "EAX", "cpuid-input-eax": 0x40000003, "features": 0x262},
              {"cpuid-register": "EDX", "cpuid-input-eax": 7, "cpuid-input-ecx": 1,
@@ -150,7 +161,9 @@ def test_qmp() -> None:
         ('{"cpuid": [[1,2,3,4,5,"x"]]}', "is no 32-bit number"),
         ('[{"cpuid-register": "EIP"}]', "no register eip"),
         ('{"model": {"props": {"hv-time": "maybe"}}}', "hv-time"),
-        ("[" * 100_000, "no CPUID in this JSON"),
+        ("[" * 100_000, "was it cut short?"),
+        ('{"return": [{"cpuid-register": "EAX", "cpuid-in', "was it cut short?"),
+        ("Hyper-V: privilege flags low 0x2aff, high 0x8", "no misc in it; was it cut short?"),
     ],
 )
 def test_what_is_no_dump(text, error, tmp_path, capfd) -> None:
