@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..hyperv import tlfs as t
-from ..hyperv.flags import FLAGS, LEAF_FEATURES, LEAF_HINTS, MICROSOFT_HV
+from ..hyperv.flags import FLAGS, LEAF_FEATURES, LEAF_HINTS, MICROSOFT_HV, Flag
 from ..trace.names import msr_name
 from .cpuid import is_hyperv, kvm_leaves, signature, value_of
 from .dumps import Dump
@@ -39,6 +39,14 @@ class Case:
         bits = [field for field in row.bits if not field.unless]
         shown = all(self.has(field.leaf, field.register, field.mask) for field in bits)
         return bool(bits) and is_hyperv(self.dump) and shown
+
+    def touched(self, row: Flag) -> bool:
+        """Tell whether an MSR or a hypercall of a flag was used; hv-xmm-input is a way to call."""
+        if row.name == "hv-xmm-input":
+            return False
+        return any(self.evidence.used(number) for number in row.msrs) or any(
+            self.evidence.calls[code] for code in row.hypercalls
+        )
 
     @property
     def os(self) -> str:
@@ -157,8 +165,7 @@ def not_advertised(case: Case) -> str:
     found = [
         row.name
         for row in FLAGS.values()
-        if row.msrs and not case.shows(row.name) and row.name != "hv-syndbg"
-        and any(case.evidence.used(number) for number in row.msrs)
+        if not case.shows(row.name) and row.name != "hv-syndbg" and case.touched(row)
     ]  # fmt: skip
     if not found or not is_hyperv(case.dump):
         return ""

@@ -256,3 +256,30 @@ def test_events_of_other_kinds_are_not_counted() -> None:
     take_event(evidence, "wrmsr", "msr", {"msr": "nonsense"}, None)
     take_event(evidence, "what", "hypercall", {}, None)
     assert not evidence.events
+
+
+# what the rows say
+
+
+def test_a_call_that_is_not_advertised() -> None:
+    """Calls count as use, too; XMM input is a way to make them and no call of its own."""
+    one = case("host,kvm=off,hv_vpindex", (OS_ID, LINUX), (HYPERCALL, 1), calls=(8, 8, 2))
+    assert ["hv-spinlocks", "no", "yes", "2 calls"] in audit.rows(one)
+    assert ["hv-tlbflush", "no", "yes", "1 call"] in audit.rows(one)
+    assert "used without being advertised: hv-tlbflush, hv-spinlocks;" in said(one)
+
+
+@pytest.mark.parametrize(
+    ("config", "what"), [(0x1418, "counted with hv-stimer"), (0x20008, "nothing")]
+)
+def test_direct_timers_are_counted_with_the_others(config, what) -> None:
+    cpu = "host,hv_vpindex,hv_time,hv_synic,hv_stimer,hv_stimer_direct"
+    found = {row[0]: row for row in audit.rows(case(cpu, (STIMER0, config)))}
+    assert found["hv-stimer-direct"][3] == what
+    assert found["hv-stimer"][3] == "1 write"
+
+
+def test_a_guest_without_hyperv_has_no_table() -> None:
+    text, status = audit.show(case("host,kvm=off"), as_json=False)
+    assert text == "the guest never said what it is\nno Hyper-V flag is advertised"
+    assert status == 0
