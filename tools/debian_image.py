@@ -4,6 +4,7 @@
     debian_image.py disk SUITE [-o FILE] [--terminal console|serial]
     debian_image.py kernel SUITE       prints two lines: the kernel, its stock initrd
     debian_image.py vmlinux SUITE      the same kernel as an uncompressed ELF file
+    debian_image.py decoders SUITE     a folder with cpuid and virt-what, to be put into a disk
     debian_image.py initramfs SUITE    a small busybox initramfs with the Hyper-V modules
 
 Each prints a path; SUITE is bookworm (Linux 6.1) or trixie (6.12). Never write
@@ -52,6 +53,9 @@ PACKAGES = [
     "iproute2",
     "dropbear-bin",  # an SSH server that is only a program: nothing starts it
 ]
+
+#: what tests/boot/test_decoders.py compares pyhv's decoders with; the disks do without
+DECODERS = ["cpuid", "virt-what"]
 
 LABEL = "pyhv"
 SECTOR = 512
@@ -293,11 +297,29 @@ def disk(suite: str, terminal: str = "serial") -> Path:
     return debian.once(f"disk-{suite}-{terminal}-{recipe}.img", build)
 
 
+def decoders(suite: str) -> Path:
+    """Return a folder with Debian's cpuid and virt-what, unpacked and not in the disks."""
+    base = root(suite)
+
+    def build(folder: Path) -> None:
+        folder.mkdir()
+        lists = base / "var/lib/apt/lists"  # WASTE: emptied when the folder was made
+        try:
+            debian.in_root(base, "apt-get", "-qq", "-o", "APT::Sandbox::User=root", "update")
+            for package in DECODERS:
+                debian.unpack(base, package, folder)
+        finally:
+            shutil.rmtree(lists, ignore_errors=True)
+            lists.mkdir()
+
+    return debian.once(f"decoders-{suite}-{debian.digest(DECODERS, base.parent.name)}", build)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["disk", "kernel", "vmlinux", "initramfs"])
+    parser.add_argument("what", choices=["disk", "kernel", "vmlinux", "initramfs", "decoders"])
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="a copy of your own")
     parser.add_argument("--terminal", choices=sorted(TERMINALS), default="serial")
@@ -311,7 +333,8 @@ def main() -> int:
         if options.what == "disk":
             path = disk(options.suite, options.terminal)
         else:
-            path = {"vmlinux": vmlinux, "initramfs": initramfs}[options.what](options.suite)
+            makers = {"vmlinux": vmlinux, "initramfs": initramfs, "decoders": decoders}
+            path = makers[options.what](options.suite)
         if options.output:
             debian.run("cp", "--sparse=always", "--reflink=auto", path, options.output)
             options.output.chmod(0o644)
