@@ -31,6 +31,7 @@ pyhv runs a virtual machine on KVM and gives its guest the Hyper-V interface.
   pyhv run disk.img         boot a disk image; its console is this terminal
   pyhv run -m 1G -smp 2 -cpu host,kvm=off,hv_time,hv_vpindex disk.img
   pyhv run -kernel bzImage -initrd initrd.img -append console=ttyS0
+  pyhv shell disk.img       a prompt: step, look into a paused guest, break in
   pyhv run --help           every option, and what the exit status means
 
 and looks things up (each has --help):
@@ -198,7 +199,7 @@ def _run(config: MachineConfig, console: Console, serial: str, parsed: Parsed) -
             say(f"warning: {warning}")
         for note in machine.notes:
             say(note)
-        say(_announcement(machine, config))
+        say(announcement(machine, config))
         machine.notice = say
         if any(key in parsed for key in WATCHING):
             from .watching import Watch
@@ -244,7 +245,7 @@ def say_end_of_line() -> None:
         os.write(2, b"\n")
 
 
-def _announcement(machine: Machine, config: MachineConfig) -> str:
+def announcement(machine: Machine, config: MachineConfig) -> str:
     """Return the line about what is booted, and who serves Hyper-V."""
     if config.kernel is not None:
         what = f"the kernel {config.kernel}"
@@ -257,6 +258,13 @@ def _announcement(machine: Machine, config: MachineConfig) -> str:
     cpus = config.smp.cpus
     size = config.memory_bytes >> 20
     return f"booting {what}; {who}; {cpus} CPU{'s' if cpus > 1 else ''}, {size} MiB"
+
+
+def shell_command(arguments: list[str]) -> int:
+    """Open the prompt of pyhv/shell."""
+    from .shell.prompt import main
+
+    return main(arguments)
 
 
 def lookup_command(name: str, arguments: list[str]) -> int:
@@ -277,6 +285,7 @@ LOOKUP = ("explain", "caps", "doctor", "cpuid", "audit", "completion")
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run_command,
+    "shell": shell_command,
     "help": help_command,
     "--help": help_command,
     "-h": help_command,
@@ -285,4 +294,4 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "-version": version_command,
 }
 COMMANDS |= {name: _lookup(name) for name in LOOKUP}
-COMMANDS_SHOWN = ("run", "help", *LOOKUP)
+COMMANDS_SHOWN = ("run", "shell", "help", *LOOKUP)

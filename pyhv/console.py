@@ -102,6 +102,18 @@ class Console:
         """Return :meth:`data` as text; what is no UTF-8 becomes U+FFFD."""
         return self.data().decode(errors="replace")
 
+    @property
+    def position(self) -> int:
+        """How many bytes the guest has printed so far."""
+        with self._lock:
+            return self._start + len(self._tail)
+
+    def since(self, position: int) -> tuple[bytes, int]:
+        """Return what was printed after *position*, as far as it is kept, and the new position."""
+        with self._lock:
+            data = bytes(self._tail[max(0, position - self._start) :])
+            return data, self._start + len(self._tail)
+
     def last_lines(self, count: int = SHOWN_LINES) -> list[str]:
         """Return the last lines that are not empty, as a report shows them."""
         lines = [line.rstrip() for line in self.text().splitlines()]

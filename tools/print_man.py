@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from pyhv import options
 from pyhv.lookup.arguments import HELP, Command
 from pyhv.lookup.commands import COMMANDS
+from pyhv.shell.commands import ROWS
 
 
 def escaped(text: str) -> str:
@@ -38,12 +39,22 @@ def section(command: Command) -> list[str]:
     return [*lines, *(escaped(example) for example in command.examples), ".fi"]
 
 
+def shell() -> list[str]:
+    """Return the section about pyhv shell."""
+    lines = [".SH PYHV SHELL", ".B " + escaped("pyhv shell [option of pyhv run ...] [DISK.IMG]")]
+    lines += [".PP", escaped("Stands before the machine's first instruction; at the prompt:")]
+    for row in ROWS:
+        lines += item(f"{', '.join(row.names)} {row.arguments}".rstrip(), row.help)
+    return lines
+
+
 def page() -> str:
     """Return the whole manual page."""
     lines = [
         ".TH PYHV 1", ".SH NAME",
         "pyhv \\- run virtual machines on KVM that show their guests the Hyper\\-V interface",
         ".SH SYNOPSIS", ".B " + escaped("pyhv run [option ...] [DISK.IMG]"), ".br",
+        ".B " + escaped("pyhv shell [option ...] [DISK.IMG]"), ".br",
         *(line for command in COMMANDS.values() for line in
           (".B " + escaped(f"pyhv {command.name} [option ...] {command.positional}".rstrip()),
            ".br")),
@@ -56,6 +67,7 @@ def page() -> str:
     lines += [".SS Exit status"]
     for status, text in options.STATUSES:
         lines += item(str(status), text)
+    lines += shell()
     for command in COMMANDS.values():
         lines += section(command)
     lines += [".SH SEE ALSO", "docs/running.md, docs/lookup.md, docs/flags.md",

@@ -28,6 +28,7 @@ def command_words() -> dict[str, dict[str, str]]:
             for name in option.names
         }
     }
+    found["shell"] = found["run"]
     for command in commands.COMMANDS.values():
         found[command.name] = {
             name: switch.help for switch in (*command.switches, HELP) for name in switch.names
@@ -39,6 +40,7 @@ def summaries() -> dict[str, str]:
     """Return command -> one line about it."""
     return {
         "run": "boot a guest",
+        "shell": "a prompt at which a paused guest is looked into",
         "help": "a short help",
         **{command.name: command.summary for command in commands.COMMANDS.values()},
     }
