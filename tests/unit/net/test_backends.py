@@ -8,13 +8,12 @@ import socket
 import stat
 import struct
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
+from net_loop import Loop
 
 from pyhv.errors import ConfigError, HostError
-from pyhv.events import EventLoop
 from pyhv.net import passt, stream
 from pyhv.net.backend import Backend
 from pyhv.net.config import HostForward
@@ -48,42 +47,6 @@ class Sink:
 
     def link_changed(self, up: bool) -> None:
         self.links.append(up)
-
-
-class Loop:
-    """An event loop that is turned by hand."""
-
-    def __init__(self) -> None:
-        self.failures: list[BaseException] = []
-        self.events = EventLoop(self.failures.append)
-
-    def until(self, condition, seconds: float = 5.0) -> None:
-        deadline = time.monotonic() + seconds
-
-        def look() -> None:
-            if condition() or time.monotonic() > deadline:
-                self.events.end()
-            else:
-                self.events.after(0.002, look)
-
-        self.events._ended = False
-        self.events.call(look)
-        self.events.run()
-        assert condition(), "nothing came of it"
-        assert not self.failures
-
-    def turn(self) -> None:
-        end = time.monotonic() + 0.03
-        self.until(lambda: time.monotonic() > end)
-
-
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    one = Loop()
-    yield one
-    assert list(one.events._callbacks) == [one.events._wake], "a descriptor is still watched"
-    one.events.close()
-    assert not one.failures
 
 
 @pytest.fixture
