@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
+import re
 import threading
 
 import pytest
 
 from pyhv.errors import BadGpa, ConfigError, HostError
-from pyhv.memory import HIGH, HOLE, GuestMemory
+from pyhv.memory import HIGH, HOLE, HUGE_FROM, HUGE_PAGE, GuestMemory
 
 SIZE = 2 << 20
 
@@ -124,3 +126,22 @@ def test_by_index(memory: GuestMemory) -> None:
     for at in (memory.size, -1):
         with pytest.raises(BadGpa):
             memory[at]
+
+
+@pytest.mark.parametrize(("size", "aligned"), [(HUGE_FROM, True), (HUGE_FROM - 4096, False)])
+def test_large_ram_can_lie_in_huge_pages(size: int, aligned: bool) -> None:
+    """KVM maps 2 MiB at once only where both addresses have the same low bits."""
+    memory = GuestMemory(size)
+    try:
+        assert len(memory.bytes) == size
+        assert not aligned or memory.address % HUGE_PAGE == 0
+        maps = pathlib.Path("/proc/self/smaps").read_text().split("VmFlags:")
+        ours = next(
+            part for part in maps
+            if (span := re.search(r"^([0-9a-f]+)-([0-9a-f]+) ", part, re.MULTILINE))
+            and int(span[1], 16) <= memory.address < int(span[2], 16)
+        )  # fmt: skip
+        flags = maps[maps.index(ours) + 1].split("\n")[0].split()
+        assert ("hg" in flags) is aligned
+    finally:
+        memory.close()

@@ -138,12 +138,13 @@ def grub(setup: Setup) -> Iterator[Value]:
 
 
 #: The guest sleeps after each mark, so that what the VMM has done until then is all counted.
+#: The kernel may print its command line, which has this: it must not look like a mark.
 DISK_SCRIPT = f"""
 while ! test -b /dev/sda -o -b /dev/vda; do sleep 0.1; done
 d=/dev/sda; test -b $d || d=/dev/vda
 direct() {{ dd if=$d of=/dev/null bs=4k iflag=direct count=$1 2>/dev/null; }}
 buffered() {{ echo 3 >/proc/sys/vm/drop_caches; dd if=$d of=/dev/null bs=4k count=$1 2>/dev/null; }}
-mark() {{ sleep 0.2; echo MARK; sleep 0.3; }}
+mark() {{ sleep 0.2; echo MA''RK; sleep 0.3; }}
 direct 100; mark; direct {DIRECT_READS}; mark; direct {DIRECT_READS // 4}; mark
 buffered 256; mark; buffered {BUFFERED_MIB * 256}; mark; buffered {BUFFERED_MIB * 256}; mark
 """
