@@ -29,6 +29,7 @@ from .serialring import SerialRing
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from .hyperv.in_kernel import InKernel
     from .hyperv.in_user import InUser
@@ -43,9 +44,14 @@ AP_WAITS = (1, 2)  # KVM_MP_STATE_UNINITIALIZED, _INIT_RECEIVED: nobody has star
 
 
 class Board:
-    """Made while nothing of an older board runs, on any thread; :meth:`start`, :meth:`close`."""
+    """Made while nothing of an older board runs, on any thread; :meth:`start`, :meth:`close`.
 
-    def __init__(self, machine: Machine) -> None:
+    :param state: of a snapshot (boardstate.py), to go on from; its memory is there already.
+    """
+
+    restored = False  # made from a snapshot
+
+    def __init__(self, machine: Machine, state: dict[str, Any] | None = None) -> None:
         self.machine = machine
         config, memory = machine.config, machine.memory
         self.vcpus: list[Vcpu] = []
@@ -54,6 +60,7 @@ class Board:
         self.vmbus = self.testdev = None
         self.offered: dict[str, object] = {}  # what offers.py made, by the name of its row
         self.ended = self.closed = False
+        self.restored = state is not None
         self.bus = Bus()
         self.vm = Vm(machine.kvm, memory)
         try:
@@ -64,7 +71,11 @@ class Board:
                 self.vm.set_clock_zero(machine.clock_zero_ns)
             for index in range(config.smp.cpus):
                 self.vcpus.append(Vcpu(self.vm, index))
-            if machine.guest_cpuid.tsc_khz:
+            if state is not None:
+                from . import boardstate
+
+                boardstate.prepare(self, state)
+            elif machine.guest_cpuid.tsc_khz:
                 for vcpu in self.vcpus:
                     vcpu.set_tsc_khz(machine.guest_cpuid.tsc_khz)
             self._make_driver()
@@ -79,7 +90,7 @@ class Board:
             for thread in self.threads:
                 thread.exits.update(self._common_exits(thread))
             self.driver.attach(self.threads)
-            self._load()
+            self._load(state)
             for instrument in machine.instruments:
                 instrument(self)
         except BaseException:
@@ -114,8 +125,8 @@ class Board:
         self.serial = SerialRing(self.uart, self.vcpus[0])
         self.vm.coalesce_pio(COM1, 1)
         self.pm = Pm(machine.power_off, self._line(SCI_GSI), machine.control.now_ns)
-        cf9 = ResetControl(machine.request_reset)
-        fwcfg = FwCfg(config.smp.cpus, machine.memory.size)
+        self.cf9 = ResetControl(machine.request_reset)
+        self.fwcfg = FwCfg(config.smp.cpus, machine.memory.size)
         if machine.cmos is None:
             machine.cmos = Cmos(
                 machine.memory, config.smp.cpus, machine.clock_line, machine.events.after
@@ -129,9 +140,9 @@ class Board:
             (0x70, 2, self.cmos),
             (0x64, 1, I8042(machine.request_reset)),
             (0x92, 1, SystemControl(machine.request_reset)),
-            (0xCF8, 8, PciHole(cf9)),
+            (0xCF8, 8, PciHole(self.cf9)),
             (0xF4, 4, ExitPort(machine.exit)),
-            (0x510, 2, fwcfg),
+            (0x510, 2, self.fwcfg),
         ):
             bus.claim_pio(first, count, device)
 
@@ -155,9 +166,9 @@ class Board:
             self.testdev = testdev.HypervTestDevice(self.driver, machine.events, count)
             self.bus.claim_pio(testdev.PORT, testdev.PORTS, self.testdev)
 
-    def _load(self) -> None:
+    def _load(self, state: dict[str, Any] | None) -> None:
         machine = self.machine
-        state = machine.load(self)
+        entry = machine.load(self, boot=state is None)
         boot = self.vcpus[0]
         if machine.bios is not None:
             boot.valid_regs |= uapi.KVM_SYNC_X86_REGS | uapi.KVM_SYNC_X86_SREGS
@@ -170,7 +181,12 @@ class Board:
                 trap(cpu)
 
             self.threads[0].pio[io_word(machine.bios.PORT, 1, out=True)] = bios_service
-        cpustate.enter(boot, state)
+        if state is not None:
+            from . import boardstate
+
+            boardstate.load(self, state)
+        else:
+            cpustate.enter(boot, entry)
 
     def _common_exits(self, thread: VcpuThread) -> dict[int, Callable[[], None]]:
         machine, vcpu = self.machine, thread.vcpu
@@ -244,8 +260,14 @@ class Board:
                 thread.hold = True
         else:
             self.machine.control.ran = True
+            if self.restored:
+                self.machine.control.thaw(self)
         for thread in self.threads:
             thread.start()
+        if self.restored:
+            from . import boardstate
+
+            boardstate.renew(self)
         if self.machine.control.paused:
             self.machine.control.hold(self)
 

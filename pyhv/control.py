@@ -67,7 +67,7 @@ class Control:
         if thread is not None:  # nobody waits for the loop here, so the guest must not go on
             thread.hold = True
             thread.kick()
-        self._on_loop(lambda: self._pause(timeout), timeout)
+        self.on_loop(lambda: self._pause(timeout), timeout)
 
     def resume(self, timeout: float = PATIENCE_S, only: frozenset[int] | None = None) -> None:
         """Let it go on where it stood; nothing to do if it runs.
@@ -76,15 +76,21 @@ class Control:
             time runs. A debugger steps so.
         :raises ConfigError: the machine has stopped.
         """
-        self._on_loop(lambda: self._resume(only), timeout)
+        self.on_loop(lambda: self._resume(only), timeout)
 
-    def _on_loop(self, function: Callable[[], None], timeout: float) -> None:
+    def on_loop(
+        self, function: Callable[[], None], timeout: float, what: str = "pause"
+    ) -> None:
+        """Do *function* on the event loop, or here before start; *what* begins its errors.
+
+        On a vCPU's own thread it returns before that is done.
+        """
         machine = self._machine
         if machine is None or machine.events is None:
-            raise ConfigError("pause: this machine is closed")
+            raise ConfigError(f"{what}: this machine is closed")
         board = machine.board
         if machine.ended:
-            raise ConfigError(f"pause: the machine has stopped: {machine.ended.text}")
+            raise ConfigError(f"{what}: the machine has stopped: {machine.ended.text}")
         if threading.current_thread() is machine.events.thread or not machine.started:
             function()
             return
@@ -103,9 +109,9 @@ class Control:
         deadline = time.monotonic() + timeout + 1
         while not done.wait(0.05):
             if machine.ended is not None and not done.is_set():
-                raise ConfigError(f"pause: the machine has stopped: {machine.ended.text}")
+                raise ConfigError(f"{what}: the machine has stopped: {machine.ended.text}")
             if time.monotonic() > deadline:
-                raise HostError(f"pause: the event loop did not answer in {timeout:g} s")
+                raise HostError(f"{what}: the event loop did not answer in {timeout:g} s")
         if errors:
             raise errors[0]
 
@@ -120,14 +126,25 @@ class Control:
             self.hold(machine.board, timeout)
         except HostError:
             self.paused = False
-            machine.board.let_go()
             raise
         self.notify("STOP")
 
     def hold(self, board: Board, timeout: float = PATIENCE_S) -> None:
-        """Bring the vCPUs of *board* to a stand, then its time; on the event loop."""
-        board.hold(time.monotonic() + timeout)
-        board.driver.freeze()
+        """Bring the vCPUs of *board* to a stand, then its time; on the event loop.
+
+        :raises HostError: a vCPU did not come out in time; all go on.
+        """
+        try:
+            board.hold(time.monotonic() + timeout)
+        except HostError:
+            board.let_go()
+            raise
+        if not (board.restored and board.vm.frozen):  # as a snapshot's board begins
+            board.driver.freeze()
+        self.stand()
+
+    def stand(self) -> None:
+        """Let :meth:`now_ns` stand, if it does not yet."""
         if self._since_ns is None:
             self._since_ns = time.monotonic_ns()
 
@@ -142,6 +159,11 @@ class Control:
         self.thaw(machine.board)
         machine.board.let_go(only)
         self.notify("RESUME")
+
+    def go_on(self, board: Board) -> None:
+        """Undo :meth:`hold`."""
+        self.thaw(board)
+        board.let_go()
 
     def thaw(self, board: Board) -> None:
         """Let time go on; before the first vCPU does: what it reads must be right already."""

@@ -58,14 +58,23 @@ def load(machine: Machine, board: Board) -> tuple[Bios | None, EntryState]:
         from .boot import detect
 
         return None, detect.load(memory, config.kernel, config.append, config.initrd, rsdp)
+    from .boot.bios import bios_image
+
+    services = bios_services(machine, board)
+    return services, services.install(bios_image(config.firmware))
+
+
+def bios_services(machine: Machine, board: Board) -> Bios | None:
+    """Return what serves the BIOS's calls for *board*; None where a kernel starts without one."""
+    if machine.config.kernel is not None:
+        return None
     from .boot import bios, e820
 
     serial = board.serial
-    services = bios.Bios(
-        memory, machine.disks, machine.console, e820.build(memory), machine.stop,
+    return bios.Bios(
+        machine.memory, machine.disks, machine.console, e820.build(machine.memory), machine.stop,
         lambda: serial.programmed, board.cmos,
     )  # fmt: skip
-    return services, services.install(bios.bios_image(config.firmware))
 
 
 def remedy(error: OSError) -> str:

@@ -21,6 +21,7 @@ from .inspection import Inspection
 from .kvm.cpuid import Cpuid
 from .kvm.system import Kvm
 from .memory import GuestMemory
+from .restoring import Restoring
 from .services import Services
 
 TYPE_CHECKING = False
@@ -31,17 +32,19 @@ if TYPE_CHECKING:
     from .config import MachineConfig
     from .console import Console
     from .devices.cmos import Cmos
+    from .snapshot import Snapshot
     from .stop import Stop
 
 RTC_IRQ = 8
 
 
-class Machine(Endings, Inspection, Services):
+class Machine(Endings, Inspection, Restoring, Services):
     """A virtual machine.
 
     :param config: a MachineConfig, or None and its fields as keywords
         (``Machine(memory="256M", disk="x.img", cpu="host,hv_time")``).
     :param console: where COM1 goes; a new :class:`~pyhv.console.Console` if None.
+    :param snapshot: go on from there, as its machine; of *options* only time_limit and no_reboot.
     :raises PyhvError: it cannot be built; nothing is left open.
 
     ::
@@ -55,10 +58,13 @@ class Machine(Endings, Inspection, Services):
     _closed = True  # until there is something to close
 
     def __init__(
-        self, config: MachineConfig | None = None, console: Console | None = None, **options: object
-    ) -> None:
+        self, config: MachineConfig | None = None, console: Console | None = None,
+        snapshot: Snapshot | None = None, **options: object,
+    ) -> None:  # fmt: skip
         from .config import machine_config
 
+        if snapshot is not None and config is None:
+            config = snapshot.machine_config(**options)
         self.config = config if config is not None else machine_config(**options)
         if console is None:
             from .console import Console
@@ -93,7 +99,10 @@ class Machine(Endings, Inspection, Services):
             self.events = EventLoop(self.internal_error)
             self._open_nics()
             runloop.install_kick_handler()
-            self.board = Board(self)
+            if snapshot is not None:
+                self.restore(snapshot)
+            else:
+                self.board = Board(self)
         except OSError as error:
             self.close()
             if isinstance(error, PyhvError):
@@ -155,8 +164,14 @@ class Machine(Endings, Inspection, Services):
         """Return the CPUID of vCPU *index*."""
         return self.guest_cpuid.for_vcpu(index)
 
-    def load(self, board: Board) -> EntryState:
-        """Put firmware or a kernel into RAM and say where the boot vCPU starts."""
+    def load(self, board: Board, boot: bool = True) -> EntryState | None:
+        """Put firmware or a kernel into RAM and say where the boot vCPU starts.
+
+        :param boot: False: RAM has it already, only what serves the firmware is made.
+        """
+        if not boot:
+            self.bios = loading.bios_services(self, board)
+            return None
         self.bios, state = loading.load(self, board)
         return state
 

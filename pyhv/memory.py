@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 
 from .errors import BadGpa, ConfigError, HostError
 
@@ -24,6 +25,7 @@ HUGE_PAGE = 2 << 20
 #: hold more memory than it uses.
 HUGE_FROM = 128 << 20
 MAP_NORESERVE = 0x4000  # mmap has the name from Python 3.13 on
+MAP_FIXED = 0x10
 
 
 class Region:
@@ -69,6 +71,15 @@ def machine_code(name: str) -> int:
 
 
 _pages: dict[str, mmap.mmap] = {}
+
+
+def _mmap() -> Callable[..., int]:
+    """Return mmap(2): Python's own takes no address."""
+    call = ctypes.CDLL(None, use_errno=True).mmap
+    call.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
+                     ctypes.c_long)  # fmt: skip
+    call.restype = ctypes.c_void_p
+    return call
 
 
 def rdtsc() -> Callable[[], int]:
@@ -192,6 +203,18 @@ class GuestMemory:
         """Fill with zeros."""
         at = self.offset(gpa, length)
         ctypes.memset(self.address + at, 0, length)
+
+    def adopt(self, fd: int, at: int) -> None:
+        """Make RAM what the file *fd* has from byte *at* on, at the same address; copy on write.
+
+        No vCPU runs and nobody writes meanwhile. What RAM was is lost; *fd* may then be closed.
+
+        :raises HostError: the host refuses the mapping.
+        """
+        prot, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE
+        if _mmap()(self.address, self.size, prot, flags, fd, at) != self.address:
+            code = ctypes.get_errno()
+            raise HostError(f"{self.size >> 20} MiB of a snapshot's RAM: {os.strerror(code)}")
 
     def close(self) -> None:
         """Give the mapping back; a view still held elsewhere keeps it, without an error."""

@@ -22,7 +22,7 @@ from .bios_cpu import CARRY, set_ah
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Protocol
+    from typing import Any, Protocol
 
     from ..disk import Disk
     from ..memory import GuestMemory
@@ -231,6 +231,23 @@ class Bios:
         """Stop the machine; the guest waits for its end in the BIOS."""
         self.stop(kind, text)
         cpu.eip = at.HALT
+
+    # for snapshots
+
+    def save(self) -> dict[str, Any]:
+        """Return what is not in guest memory."""
+        left_ns = max(0, self.wait_until_ns - self.clock_ns()) if self.wait_until_ns else 0
+        return {"keys": self.keyboard.waiting(), "terminal": self.screen.terminal,
+                "left_ns": left_ns}  # fmt: skip
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`save`, without :meth:`install`: guest memory is there."""
+        self.keyboard.clear()
+        for key in state["keys"]:
+            self.keyboard.push(key)
+        self.screen.terminal = state["terminal"]
+        left_ns = state["left_ns"]
+        self.wait_until_ns = self.clock_ns() + left_ns if left_ns else 0
 
     # for reports
 

@@ -82,6 +82,10 @@ class Keyboard:
         """Forget what was typed."""
         self._keys.clear()
 
+    def waiting(self) -> list[int]:
+        """Return the keys that wait, oldest first."""
+        return list(self._keys)
+
     def feed(self, data: bytes) -> int:
         """Take bytes as a terminal sends them; return how many were used before QUEUE_KEYS waited.
 

@@ -65,6 +65,15 @@ class Screen:
         row, column = position
         self._memory.write(at.BDA_CURSOR, bytes((column, row)))
 
+    @property
+    def terminal(self) -> list[int]:
+        """Row and column of the terminal's cursor: what a snapshot needs beside guest memory."""
+        return [self._row, self._column]
+
+    @terminal.setter
+    def terminal(self, position: list[int]) -> None:
+        self._row, self._column = position
+
     def cell(self, row: int, column: int) -> tuple[int, int]:
         """Return character and attribute."""
         character, attribute = self._memory.read(at.TEXT_GPA + (row * COLUMNS + column) * 2, 2)

@@ -26,6 +26,14 @@ class ResetControl(BytePorts):
         self._reset = reset
         self._value = 0
 
+    def save(self) -> int:
+        """Return its state."""
+        return self._value
+
+    def load(self, state: int) -> None:
+        """Undo :meth:`save`."""
+        self._value = state
+
     def read(self, offset: int) -> int:
         """Return what was written."""
         return self._value

@@ -11,11 +11,13 @@ import threading
 import time
 
 from ..memory import HIGH
+from ..saving import fields, put
 from .ports import BytePorts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from ..memory import GuestMemory
 
@@ -32,6 +34,7 @@ C_IRQ, C_PERIODIC, C_ALARM, C_UPDATE = 0x80, 0x40, 0x20, 0x10  # B has the enabl
 C_EVENTS = C_PERIODIC | C_ALARM | C_UPDATE
 D_VALID = 0x80
 UPDATE_WARNING = 244e-6  # UIP rises that long before the second ends
+SAVED = ("_ram", "_offset", "_index", "nmi_masked")
 PERIOD_FLOOR = 1 / 1024  # a guest gets no faster periodic interrupt
 
 
@@ -81,6 +84,20 @@ class Cmos(BytePorts):
         self._ram[REG_B] &= ~C_EVENTS & 0xFF
         self._ram[REG_C] = 0
         self._irq(False)
+
+    def save(self) -> dict[str, Any]:
+        """Return its state: bytes, and how far its time is from the host's."""
+        held = None if self._held is None else [list(pair) for pair in self._held.items()]
+        return {**fields(self, SAVED), "held": held}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`save`; the time is the host's now, and what the guest made of it."""
+        put(self, SAVED, state)
+        held = state["held"]
+        self._held = None if held is None else dict(held)
+        self._irq(bool(self._ram[REG_C] & C_IRQ))
+        if self._ram[REG_B] & C_EVENTS:
+            self._arm()
 
     def read(self, offset: int) -> int:
         """Return the chosen byte; the index itself cannot be read back."""

@@ -6,6 +6,10 @@ DMA. Source: QEMU, docs/specs/fw_cfg.rst.
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 PORT, PORTS = 0x510, 2
 SIGNATURE, ID, RAM_SIZE, NB_CPUS, MAX_CPUS, FILE_DIR = 0x00, 0x01, 0x03, 0x05, 0x0F, 0x19
 FILE_FIRST = 0x20
@@ -39,6 +43,14 @@ class FwCfg:
             directory += name.encode("ascii").ljust(56, b"\0")
         self._items[FILE_DIR] = directory
         self._item, self._at = b"QEMU", 0
+
+    def save(self) -> dict[str, Any]:
+        """Return which item is read, and how far."""
+        return {"item": self._item, "at": self._at}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`save`."""
+        self._item, self._at = state["item"], state["at"]
 
     def pio_in(self, offset: int, size: int) -> int:
         """Return the next bytes of the chosen item; 0 behind its end, and for unknown items."""

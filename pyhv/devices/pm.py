@@ -10,9 +10,12 @@ from __future__ import annotations
 import threading
 import time
 
+from ..saving import fields, put
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 PORTS = 12
 STATUS, ENABLE, CONTROL, TIMER = 0, 2, 4, 8  # offsets; 16, 16, 16 and 32 bits
@@ -26,6 +29,7 @@ SLP_TYP_SHIFT, SLP_TYP_MASK = 10, 7
 SLP_EN = 1 << 13
 S5_TYPE = 0  # also QEMU's: hobby kernels power off with outw(0x2000, 0x604)
 TIMER_HZ = 3579545
+SAVED = ("_status", "_enable", "_control", "_carries")
 
 
 class Pm:
@@ -56,6 +60,18 @@ class Pm:
         self._status = self._enable = 0
         self._control = SCI_EN
         self._carries = self._ticks() >> 31
+        self._update()
+
+    def save(self) -> dict[str, Any]:
+        """Return its state; ``ns``: how long the timer runs."""
+        with self._lock:
+            ns = self._clock_ns() - self._start_ns
+            return {**fields(self, SAVED), "ns": ns}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`save`; the timer goes on from where it was."""
+        put(self, SAVED, state)
+        self._start_ns = self._clock_ns() - state["ns"]
         self._update()
 
     def press_power_button(self) -> None:

@@ -12,9 +12,12 @@ from __future__ import annotations
 import threading
 from _collections import deque
 
+from ..saving import fields, put
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 PORTS = 8
 DATA, IER, IIR, LCR, MCR, LSR, MSR, SCR = range(PORTS)  # IIR is FCR when written
@@ -34,6 +37,8 @@ MSR_READY = 0xB0  # DCD, DSR and CTS: somebody is there
 MSR_RI = 0x40
 MSR_DELTAS = 0x0F
 BYTES = tuple(bytes((value,)) for value in range(256))
+SAVED = ("_ier", "_fcr", "_lcr", "_mcr", "_scratch", "_divisor", "_errors", "_msr", "_thre",
+         "_received", "_looped")  # fmt: skip
 
 
 class Uart:
@@ -66,6 +71,16 @@ class Uart:
         self._thre = False  # the transmitter's interrupt is pending
         self._plain = True  # a write to DATA is nothing but output
         self._update()
+
+    def save(self) -> dict[str, Any]:
+        """Return its state; input that waits is part of it."""
+        with self._lock:
+            return fields(self, SAVED)
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`save`, and drive the line."""
+        put(self, SAVED, state)
+        self._refresh()
 
     def pio_in(self, offset: int, size: int) -> int:
         """Return *size* registers from *offset* on. LSR comes first: guests poll it per byte."""

@@ -14,6 +14,8 @@ from .tlfs import HV_PAGE_ENABLE, HV_PAGE_MASK, HV_TSC_PAGE_SIZE, HV_TSC_SEQUENC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .driver import World
 
 NS_PER_SECOND = 1_000_000_000
@@ -61,6 +63,7 @@ class ReferenceClock:
         self._page: tuple[int, int] | None = None  # (scale, offset) of a valid page
         self.reference_tsc = 0
         self.emulation_control = 0
+        self._before = 0  # the page's sequence in the snapshot that this goes on from
 
     def ticks(self) -> int:
         """Return the reference time in 100 ns."""
@@ -91,15 +94,18 @@ class ReferenceClock:
                 self._page = None
                 self._fill(guest_changed=False)
 
-    def _fill(self, *, guest_changed: bool) -> None:
-        """Write the page; the lock is held. On failure it stays invalid until the next WRMSR."""
+    def _fill(self, *, guest_changed: bool, sequence: int | None = None) -> None:
+        """Write the page; the lock is held. On failure it stays invalid until the next WRMSR.
+
+        :param sequence: what it had last; None: what is in it.
+        """
         memory = self._memory
         try:
             at = memory.offset(self.reference_tsc & HV_PAGE_MASK, HV_TSC_PAGE_SIZE)
         except BadGpa:
             return
         u32, u64, word, quad = memory.u32, memory.u64, at >> 2, at >> 3
-        sequence = u32[word]
+        sequence = u32[word] if sequence is None else sequence
         if sequence and self.emulation_control and not guest_changed:
             self._page = u64[quad + 1], u64[quad + 2]
             return
@@ -116,6 +122,35 @@ class ReferenceClock:
         u64[quad + 2] = offset
         u32[word] = 1 if sequence >= U32 - 1 else sequence + 1  # skips 0 and 0xFFFFFFFF
         self._page = scale, offset
+
+    def save(self) -> dict[str, Any]:
+        """Return the MSRs, and the sequence of a page that is valid; 0: it is not."""
+        sequence = 0
+        if self._page is not None:
+            sequence = self._memory.read_u32(self.reference_tsc & HV_PAGE_MASK)
+        return {"reference_tsc": self.reference_tsc, "sequence": sequence,
+                "emulation_control": self.emulation_control}  # fmt: skip
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`save`. A valid page is invalid until :meth:`renew`: the TSC is another."""
+        self.reference_tsc = state["reference_tsc"]
+        self.emulation_control = state["emulation_control"]
+        self._before = state["sequence"]
+        if self._before:
+            self._memory.write_u32(self.reference_tsc & HV_PAGE_MASK, HV_TSC_SEQUENCE_INVALID)
+
+    def renew(self) -> bool:
+        """Make a page that was valid in a snapshot valid again; False: try again later.
+
+        Its sequence goes on: a guest that had begun to read must see another one.
+        """
+        with self._lock:
+            if self._before and self._page is None and self.reference_tsc & HV_PAGE_ENABLE:
+                self._fill(guest_changed=True, sequence=self._before)
+                if self._page is None:
+                    return False
+            self._before = 0
+            return True
 
     def reset(self) -> None:
         """Invalidate the page, so that no later reader takes its old values; time runs on."""

@@ -24,6 +24,7 @@ from .partition import Partition
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from ..kvm.vcpu import Vcpu
     from ..kvm.vm import Vm
@@ -78,6 +79,7 @@ class InUser:
         self._rdtsc, self._tsc_stable, self._tsc_look_at = rdtsc(), False, 0
         self._skew_ns = self._skew_until_ns = 0
         self._stopping = False
+        self._runtimes = [0] * len(vcpus)  # what they had when a snapshot was taken, ns
         self.interrupt = vm.signal_msi  # an APIC id is a VP index
         self._timers = Timers(failed)
         self._auto_eois = [in_user_apic.AutoEois(self._timers) for _ in vcpus]
@@ -239,7 +241,8 @@ class InUser:
 
     def vp_runtime_ns(self, vp_index: int) -> int:
         """Return the CPU time of the vCPU's thread, which is the caller."""
-        return time.clock_gettime_ns(time.CLOCK_THREAD_CPUTIME_ID)
+        spent = time.clock_gettime_ns(time.CLOCK_THREAD_CPUTIME_ID)
+        return spent + self._runtimes[vp_index]
 
     def flush_tlb(self, vp_indexes: list[int], caller: int) -> None:
         """Make every target flush on its own thread, and wait for it.
@@ -329,6 +332,34 @@ class InUser:
         self.partition.refresh()
         self._measure_skew()
         self._timers.release()
+
+    # for snapshots: time stands
+
+    def save(self) -> dict[str, Any]:
+        """Return the partition's state and the interrupts that wait for a vCPU to take them."""
+        waiting = [auto_eois.waiting() for auto_eois in self._auto_eois]
+        return {"partition": self.partition.save(), "auto_eois": waiting,
+                "runtimes": [self._runtime_ns(thread) for thread in self._threads]}  # fmt: skip
+
+    def _runtime_ns(self, thread: VcpuThread) -> int:
+        ident, before = thread.thread.ident, self._runtimes[thread.index]
+        if ident is None or not self.features.enabled:
+            return before
+        return before + time.clock_gettime_ns(time.pthread_getcpuclockid(ident))
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`save` on a new board, before its vCPUs run; time stands until thaw."""
+        self._timers.hold()
+        self._tsc_offset, self._tsc_look_at = self.vcpus[0].tsc_offset(), 0
+        self._runtimes = state["runtimes"]
+        self.partition.load(state["partition"])
+        for auto_eois, vectors in zip(self._auto_eois, state["auto_eois"], strict=True):
+            for vector in vectors:
+                auto_eois.add(vector)
+
+    def renew(self) -> bool:
+        """Make the TSC page of a snapshot valid again: KVM tells of its clock once a vCPU ran."""
+        return self.partition.clock.renew()
 
     def stop(self) -> None:
         """Let no vCPU wait for another any more."""

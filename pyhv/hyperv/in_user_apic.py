@@ -171,6 +171,10 @@ class AutoEois:
         self._waiting: set[int] = set()
         self._retry: Callable[[int], None] | None = None
 
+    def waiting(self) -> list[int]:
+        """Return the vectors that wait."""
+        return sorted(self._waiting)
+
     def attach(self, thread: VcpuThread) -> None:
         """Say whose they are."""
         self._thread = thread

@@ -16,6 +16,7 @@ from .tlfs import HV_PAGE_ENABLE, HV_PAGE_MASK
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Hashable
+    from typing import Any
 
     from ..memory import GuestMemory
 
@@ -57,6 +58,22 @@ class Overlays:
         for page in list(self._where):
             self.reset(page)
         self._hidden.clear()
+
+    def save(self) -> dict[str, Any]:
+        """Return what lies where, and what is covered; names as JSON has them."""
+        with self._lock:
+            return {
+                "stacks": [[gpa, stack] for gpa, stack in self._stacks.items()],
+                "ram": [[gpa, data] for gpa, data in self._ram.items()],
+                "hidden": [[page, data] for page, data in self._hidden.items()],
+            }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`save`; names are tuples, and guest RAM has the pages in their places."""
+        self._stacks = {gpa: [tuple(page) for page in stack] for gpa, stack in state["stacks"]}
+        self._where = {page: gpa for gpa, stack in self._stacks.items() for page in stack}
+        self._ram = dict(state["ram"])
+        self._hidden = {tuple(page): data for page, data in state["hidden"]}
 
     def _put(self, page: Hashable, gpa: int) -> None:
         try:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 
 from ..errors import BadGpa, GuestFault
+from ..saving import fields, put
 from . import hypercalls, msrs
 from .clock import ReferenceClock
 from .connections import Connections
 from .overlay import Overlays
-from .syndbg import Syndbg
+from .syndbg import REGISTERS, Syndbg
 from .tlfs import (
     HV_CRASH_CTL_CRASH_NOTIFY,
     HV_CRASH_PARAMETERS,
@@ -26,9 +27,13 @@ from .vp import Vp
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from .driver import World
     from .privileges import Features
+
+SAVED = ("crash_parameters", "guest_os_id", "hypercall_msr", "reenlightenment",
+         "tsc_emulation_status", "tsc_invariant_control")  # fmt: skip
 
 
 class Partition:
@@ -143,6 +148,29 @@ class Partition:
             self._zero()
         self.clock.reset()
         self.syndbg.reset()
+
+    # for snapshots
+
+    def save(self) -> dict[str, Any]:
+        """Return the state of all but connections, which are the VMM's; no VP runs.
+
+        What lies in guest RAM (SIM and SIEF slots, the TSC page) is not part of it.
+        """
+        return {
+            **fields(self, SAVED), "syndbg": fields(self.syndbg, REGISTERS),
+            "clock": self.clock.save(), "overlays": self.overlays.save(),
+            "vps": [vp.save() for vp in self.vps],
+        }  # fmt: skip
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`save` in a new partition; guest RAM is there, and time stands."""
+        put(self, SAVED[1:], state)
+        self.crash_parameters[:] = state["crash_parameters"]  # the MSR tables know this list
+        put(self.syndbg, REGISTERS, state["syndbg"])
+        self.clock.load(state["clock"])
+        self.overlays.load(state["overlays"])
+        for vp, saved in zip(self.vps, state["vps"], strict=True):
+            vp.load(saved)
 
     # MSRs
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from _struct import Struct
 
 from ..errors import GuestFault
+from ..saving import fields, put
 from .features import DIRECT_SYNTHETIC_TIMERS
 from .privileges import Gate
 from .synic import FULL
@@ -24,6 +25,8 @@ from .tlfs import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .clock import ReferenceClock
     from .driver import World
     from .privileges import Features
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 #: a message after its type: size, flags, reserved (32 bits); sender; timer, expiration, delivery;
 #: the last two fit into 64 bits, for it is sent when its time has come
 REST, REST_BYTES = Struct("<IQQQQ").pack_into, 24
+SAVED = ("config", "count", "expires", "pending", "_armed")
 DIRECT_GATE = Gate(leaf3_edx=DIRECT_SYNTHETIC_TIMERS)
 #: A periodic timer is looked at no sooner than this (100 us), whatever its period: KVM is held
 #: back by its VM entries; without a bound a guest would have our timer thread spin.
@@ -156,6 +160,17 @@ class Stimer:
         self._disarm()
         self.config = self.count = self.expires = 0
         self.pending = False
+
+    def save(self) -> dict[str, Any]:
+        """Return its state; ``expires`` is in reference time, which stands in a snapshot."""
+        with self._lock:
+            return fields(self, SAVED)
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`save`; one that ran is armed again."""
+        put(self, SAVED, state)
+        if self._armed:
+            self._arm(self.expires)
 
     def _disarm(self) -> None:
         if self._armed:

@@ -13,6 +13,7 @@ from .tlfs import (
 )
 
 HV_SYNDBG_STATUS_INVALID = 0
+REGISTERS = ("control", "status", "send_buffer", "recv_buffer", "pending_buffer", "options")
 
 
 class Syndbg:

@@ -12,6 +12,7 @@ from _collections import deque
 
 from ..errors import BadGpa, GuestFault
 from ..memory import PAGE_SIZE
+from ..saving import fields
 from .tlfs import (
     HV_EVENT_FLAGS_SIZE,
     HV_MESSAGE_FLAG_PENDING,
@@ -31,6 +32,8 @@ from .tlfs import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ..memory import GuestMemory
     from .driver import World
     from .overlay import Overlays
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 
 FULL, NOWHERE = -1, -1 << 20
+SAVED = ("control", "siefp", "simp", "sints")
 
 
 def fill_slot(memory: GuestMemory, gpa: int, message_type: int, payload: bytes) -> bool:
@@ -111,12 +115,7 @@ class Synic:
         """Take a guest's WRMSR to HV_X64_MSR_SIMP; what waited for the page is delivered."""
         with self.lock:
             self._overlays.place(self._sim, value)
-            self.simp, self._sim_at = value, NOWHERE
-            if value & HV_PAGE_ENABLE:
-                try:
-                    self._sim_at = self._memory.offset(value & HV_PAGE_MASK, PAGE_SIZE)
-                except BadGpa:
-                    pass  # the guest put its page outside RAM: no message
+            self.simp, self._sim_at = value, self._page(value)
             self._drain()
         self._world.synic_changed(self._vp_index)
 
@@ -234,6 +233,30 @@ class Synic:
         except BadGpa:
             return False
         return True
+
+    def save(self) -> dict[str, Any]:
+        """Return the MSRs, and the messages that wait: [SINT, type, payload]."""
+        with self.lock:
+            queues = [[sint, *one] for sint, queue in self._queues.items() for one in queue]
+            return {**fields(self, SAVED), "queues": queues}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`save`; the pages are in guest RAM already, where the MSRs say."""
+        self.control, self.siefp, self.simp = state["control"], state["siefp"], state["simp"]
+        self._sim_at = self._page(self.simp)
+        for n, value in enumerate(state["sints"]):
+            if value != self.sints[n]:
+                self.write_sint(n, value)
+        for sint, kind, payload in state["queues"]:
+            self._queues.setdefault(sint, deque()).append((kind, payload))
+
+    def _page(self, msr: int) -> int:
+        if msr & HV_PAGE_ENABLE:
+            try:
+                return self._memory.offset(msr & HV_PAGE_MASK, PAGE_SIZE)
+            except BadGpa:
+                pass  # the guest put its page outside RAM: no message
+        return NOWHERE
 
     def reset(self) -> None:
         """Forget messages, masks and pages; the VP's timers too. The VP must not run."""

@@ -10,6 +10,8 @@ from .tlfs import HV_SYNIC_STIMER_COUNT, HV_X64_MSR_EOI, HV_X64_MSR_ICR, HV_X64_
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .partition import Partition
 
 #: KVM applies the reserved bits of the x2APIC's ICR in xAPIC mode too: [31:20], [17:16], [13]
@@ -69,6 +71,18 @@ class Vp:
         if value >> 32:
             raise GuestFault("TPR")
         self._world.apic_write(self.index, HV_X64_MSR_TPR, value & 0xFF)
+
+    def save(self) -> dict[str, Any]:
+        """Return its state."""
+        return {"synic": self.synic.save(), "assist": self.assist.value,
+                "stimers": [timer.save() for timer in self.stimers]}  # fmt: skip
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`save`; KVM has its part of the assist page by itself."""
+        self.assist.value = state["assist"]
+        self.synic.load(state["synic"])
+        for timer, saved in zip(self.stimers, state["stimers"], strict=True):
+            timer.load(saved)
 
     def reset(self) -> None:
         """Zero the per-VP MSRs and stop the timers; the VP must not run."""

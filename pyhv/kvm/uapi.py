@@ -49,6 +49,9 @@ KVM_CAP_NR_VCPUS = 9
 KVM_CAP_NR_MEMSLOTS = 10
 KVM_CAP_COALESCED_MMIO = 15
 KVM_CAP_IRQFD = 32
+KVM_CAP_XSAVE2 = 208
+KVM_CAP_SREGS2 = 200
+KVM_CAP_NESTED_STATE = 157
 KVM_CAP_IOEVENTFD = 36
 KVM_CAP_ADJUST_CLOCK = 39
 KVM_CAP_HYPERV = 44
@@ -159,6 +162,22 @@ Fpu = _struct(
     ("last_ip", u64), ("last_dp", u64), ("xmm", u8 * 256), ("mxcsr", u32), ("pad2", u32),
 )  # fmt: skip
 LapicState = _struct("kvm_lapic_state", 1024, ("regs", u8 * 1024))
+#: the next seven go out of KVM and in again as they are; nobody looks into them
+Sregs2 = _struct(
+    "kvm_sregs2", 320, *Sregs._fields_[:-1], ("flags", u64), ("pdptrs", u64 * 4)
+)  # fmt: skip
+Xsave = _struct("kvm_xsave", 4096, ("region", u32 * 1024))
+Xcrs = _struct(
+    "kvm_xcrs", 392, ("nr_xcrs", u32), ("flags", u32), ("xcrs", u8 * 256), ("padding", u64 * 16)
+)
+DebugRegs = _struct("kvm_debugregs", 128, ("db", u64 * 4), ("dr6", u64), ("dr7", u64),
+                    ("flags", u64), ("reserved", u64 * 9))  # fmt: skip
+IrqChip = _struct("kvm_irqchip", 520, ("chip_id", u32), ("pad", u32), ("chip", u8 * 512))
+PitState2 = _struct(
+    "kvm_pit_state2", 112, ("channels", u8 * 72), ("flags", u32), ("reserved", u32 * 9)
+)
+NestedState = _struct("kvm_nested_state", 128, ("flags", u16), ("format", u16), ("size", u32),
+                      ("hdr", u8 * 120))  # fmt: skip
 PitConfig = _struct("kvm_pit_config", 64, ("flags", u32), ("pad", u32 * 15))
 IrqLevel = _struct("kvm_irq_level", 8, ("irq", u32), ("level", u32))
 Msi = _struct(

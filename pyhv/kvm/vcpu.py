@@ -114,6 +114,17 @@ class Vcpu:
         )
         return value.value if requests.GET_DEVICE_ATTR.raw(self.fd, attribute) == 0 else 0
 
+    def set_tsc_offset(self, offset: int) -> None:
+        """Set what :meth:`tsc_offset` returns, modulo 2**64.
+
+        :raises KvmError: KVM has no such (before Linux 5.16).
+        """
+        value = ctypes.c_uint64(offset)
+        attribute = uapi.DeviceAttr(
+            0, uapi.KVM_VCPU_TSC_CTRL, uapi.KVM_VCPU_TSC_OFFSET, ctypes.addressof(value)
+        )
+        requests.SET_DEVICE_ATTR(self.fd, attribute, f"vcpu {self.index}, TSC offset")
+
     def clock_stopped(self) -> None:
         """Tell a guest with kvmclock that it was paused, so that its watchdogs do not bark.
 

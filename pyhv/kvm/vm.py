@@ -203,6 +203,11 @@ class Vm:
         clock, flags, host_tsc = self.clock()
         self._frozen = max(clock, at_least_ns), flags, host_tsc
 
+    def freeze_clock_at(self, clock_ns: int) -> None:
+        """Let the clock of a new VM stand at what a snapshot had."""
+        _, flags, host_tsc = self.clock()
+        self._frozen = clock_ns, flags, host_tsc
+
     def thaw_clock(self) -> None:
         """Let kvmclock go on from where it was frozen; before a vCPU enters the guest again.
 

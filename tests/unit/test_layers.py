@@ -12,9 +12,10 @@ PACKAGE = pathlib.Path(__file__).parents[2] / "pyhv"
 
 #: prefix of the module's name below pyhv -> row; the longest prefix counts
 ROWS = {
-    "errors": 0, "abi": 0, "record": 0, "reasons": 0, "registers": 0, "stop": 1,
+    "errors": 0, "abi": 0, "record": 0, "reasons": 0, "registers": 0, "saving": 0, "stop": 1,
     "kvm": 1, "memory": 1, "bus": 1, "disk": 1, "config": 1, "cpu_options": 1, "cpu_features": 1,
     "cpu_models": 1, "cpu_named": 1, "pagewalk": 1, "cpu_topology": 1, "timerthread": 1,
+    "snapshotfile": 1,
     "hyperv.tlfs": 1, "hyperv.features": 1, "hyperv.flags": 1,
     "hyperv.privileges": 1, "hyperv.choose": 1, "hyperv.presets": 1, "hyperv.machine_types": 1,
     "vmbus.protocol": 1,
@@ -23,7 +24,8 @@ ROWS = {
     "vmbus": 3,
     "hyperv.in_kernel": 4, "hyperv.in_user": 4, "hyperv.in_user_apic": 4,
     "machine": 5, "control": 5, "services": 5, "offers": 5, "inspection": 5,
-    "endings": 5, "loading": 5, "runloop": 5, "events": 5, "board": 5,
+    "endings": 5, "loading": 5, "boardstate": 5, "restoring": 5, "snapshot": 5,
+    "runloop": 5, "events": 5, "board": 5,
     "cpustate": 5, "vcpuview": 5, "causes": 5, "gdb": 5, "qmp": 5, "listening": 5,
     "hypervstate": 5, "trace": 5,
     "serialring": 5,
