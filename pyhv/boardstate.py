@@ -70,10 +70,13 @@ def _load_bios(board: Board, state: dict[str, Any] | None) -> None:
         board.machine.bios.load(state)
 
 
-def _save_vmbus(board: Board) -> None:
-    """A guest that has not made contact has nothing there."""
-    if board.vmbus is not None and board.vmbus.version is not None:
-        raise ConfigError("snapshot: the guest uses VMBus, which cannot be saved yet")
+def _save_vmbus(board: Board) -> dict[str, Any] | None:
+    return board.vmbus.save() if board.vmbus is not None else None
+
+
+def _load_vmbus(board: Board, state: dict[str, Any] | None) -> None:
+    if state is not None:
+        board.vmbus.load(state)
 
 
 def _save_testdev(board: Board) -> None:
@@ -102,7 +105,7 @@ PARTS = (
     Part("fw_cfg", "which item is read",
          lambda board: board.fwcfg.save(), lambda board, s: board.fwcfg.load(s)),
     Part("bios", "keys that wait, the terminal's cursor", _save_bios, _load_bios),
-    Part("vmbus", "contact, offers, GPADLs, channels, devices", _save_vmbus, _nothing),
+    Part("vmbus", "contact, offers, GPADLs, channels, devices", _save_vmbus, _load_vmbus),
     Part("testdev", "refused", _save_testdev, _nothing),
 )  # fmt: skip
 

@@ -11,12 +11,15 @@ from __future__ import annotations
 import os
 from _collections import deque
 
+from ..saving import fields, put
 from . import protocol as p
 from .ring import InRing, OutRing
 from .rules import BrokenRule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .device import Device
     from .server import VmbusServer
 
@@ -31,6 +34,7 @@ _PADDING = (b"", bytes(7), bytes(6), bytes(5), bytes(4), bytes(3), bytes(2), byt
 
 # states
 OFFERED, OPEN, RESCINDED = "offered", "open", "rescinded"
+SAVED = ("relid", "sub_index", "state", "target_vp", "ring_gpadl", "out_page", "_waiting")
 BROKEN = "broken"  # closed by us for a broken rule; the guest has still to close it
 
 
@@ -53,7 +57,7 @@ class Channel:
         self.primary, self.sub_index = primary, sub_index
         self.state = OFFERED
         self.target_vp = 0
-        self.ring_gpadl = 0
+        self.ring_gpadl = self.out_page = 0
         self.data: object = None
         self.wakes = self.packets = self.signals = 0
         self._waiting: deque[bytes] = deque()
@@ -89,7 +93,7 @@ class Channel:
             raise
         self.server.events.add(fd, self.drain)
         self._fd, self._in, self._out = fd, ring_in, ring_out
-        self.ring_gpadl, self.state = gpadl, OPEN
+        self.ring_gpadl, self.out_page, self.state = gpadl, out_page, OPEN
 
     def retarget(self, target_vp: int) -> None:
         """Send events to another VP."""
@@ -110,6 +114,30 @@ class Channel:
         if self.state == OPEN:
             self.state = OFFERED
         self.device.closed(self)
+
+    def save(self) -> dict[str, Any]:
+        """Return what makes it again, for a snapshot; between two batches."""
+        primary = self.primary.relid if self.primary is not None else 0
+        state = {**fields(self, SAVED), "device": self.device.instance_guid, "primary": primary}
+        if self._in is not None and self._out is not None:
+            state["rings"] = [self._in.read, self._out.write, self._out.waits]
+        return state
+
+    def load(self, state: dict[str, Any], pages: list[int]) -> None:
+        """Undo :meth:`save`; *pages* are those of the rings' GPADL, if it is open.
+
+        The doorbell is rung once: whether the guest had, nobody remembers.
+
+        :raises BrokenRule: the guest spoiled a ring's header before the snapshot.
+        """
+        put(self, SAVED, state)
+        if self.state != OPEN:
+            return
+        read, write, waits = state["rings"]
+        self.open(pages, self.out_page, self.ring_gpadl, self.target_vp)
+        self._in.resume(read)
+        self._out.resume(write, waits)
+        self.ring()
 
     def ring(self) -> None:
         """Have the doorbell served soon, as if the guest had rung it."""

@@ -11,8 +11,12 @@ A device in a test file::
 
 from __future__ import annotations
 
+from ..errors import ConfigError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .channel import Channel
     from .server import VmbusServer
 
@@ -40,6 +44,19 @@ class Device:
 
     def closed(self, channel: Channel) -> None:
         """*channel* is closed, whatever the reason; nothing can be sent."""
+
+    def save(self) -> Any:
+        """Return the device's state for a snapshot, once a guest has used it; saving.py says how.
+
+        :raises ConfigError: it cannot be saved.
+        """
+        raise ConfigError(f"snapshot: the guest uses {type(self).__name__}, which cannot be saved")
+
+    def load(self, state: Any, channels: dict[int, Channel]) -> None:
+        """Undo :meth:`save`; :meth:`opened` is not called.
+
+        :param channels: the open ones, by sub-channel index.
+        """
 
     def batch_done(self, channel: Channel) -> None:
         """What lay in the ring has been served; what is sent now still goes with it."""

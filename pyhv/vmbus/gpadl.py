@@ -5,11 +5,14 @@ from __future__ import annotations
 from array import array
 
 from ..errors import BadGpa
+from ..saving import fields, put
 from . import protocol as p
 from .rules import BrokenRule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ..memory import GuestMemory
 
 PAGE = 4096
@@ -17,6 +20,7 @@ PAGE = 4096
 MAX_PAGES_PER_CHANNEL = 1 << 16
 MAX_PAGES = 1 << 18
 MAX_GPADLS = 2048
+SAVED = ("relid", "id", "quota", "ranges", "complete", "_data", "_missing")
 
 
 class Gpadl:
@@ -166,6 +170,25 @@ class GpadlTable:
         """Forget what *relid* was lent; its offer is gone."""
         for gpadl in [one for one in self._table.values() if one.relid == relid]:
             self.remove(gpadl)
+
+    def save(self) -> list[dict[str, Any]]:
+        """Return all lists, also those whose bodies are still coming."""
+        return [
+            {**fields(one, SAVED), "pages": one.pages.tolist(), "count": self._counts.get(one.id)}
+            for one in self._table.values()
+        ]
+
+    def load(self, state: list[dict[str, Any]]) -> None:
+        """Undo :meth:`save` in an empty table; RAM is of the same size."""
+        for row in state:
+            one = Gpadl(row["relid"], row["id"], 0, 0)
+            put(one, SAVED, row)
+            one.ranges = [tuple(words) for words in row["ranges"]]
+            one.pages.extend(row["pages"])
+            self._table[one.id] = one
+            if row["count"] is not None:
+                self._counts[one.id] = row["count"]
+            self._pages[one.relid] = self._pages.get(one.relid, 0) + one.quota
 
     def clear(self) -> None:
         """Forget all."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from struct import Struct
 
+from ..saving import fields, put
 from . import protocol as p
 from .device import Device
 from .rules import BrokenRule
@@ -16,6 +17,7 @@ from .rules import BrokenRule
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from .channel import Channel
     from .server import VmbusServer
@@ -37,6 +39,7 @@ TIME_SYNC, TIME_SAMPLE = 1, 2
 SHUTDOWN_FORCED, SHUTDOWN_REBOOT, SHUTDOWN_HIBERNATE = 1, 2, 4
 SHUTDOWN_REASON = 0x80000000
 MESSAGE_BYTES = 2048
+SAVED = ("framework", "version", "answers", "_transaction", "_asked")
 
 
 class Service(Device):
@@ -132,6 +135,19 @@ class Service(Device):
         if framework in FRAMEWORKS and version in self.versions:
             self.framework, self.version = framework, version
             self.ready()
+
+    def save(self) -> dict[str, Any]:
+        """Return how far the driver is, and what an answer is due for."""
+        return fields(self, SAVED)
+
+    def load(self, state: dict[str, Any], channels: dict[int, Channel]) -> None:
+        """Undo :meth:`save`; who waited for an answer waits in the life before."""
+        put(self, SAVED, state)
+        self.framework = tuple(state["framework"])
+        self.version = tuple(state["version"]) if state["version"] is not None else None
+        self.channel = channels.get(0)
+        if self.version is not None and self.server is not None:
+            self.server.events.call(self.ready)
 
     def ready(self) -> None:
         """The guest's driver is there."""

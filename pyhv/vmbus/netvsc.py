@@ -12,8 +12,8 @@ from ..net.frames import tagged
 from . import netvsc_protocol as n
 from . import protocol as p
 from . import rndis
-from .device import Device
 from .netvsc_receive import ReceiveBuffer, section_size
+from .netvsc_saved import SavedNetvsc
 from .pagelist import PageList
 from .rss import Rss
 from .rules import BrokenRule
@@ -38,7 +38,7 @@ _completion = Struct("<HHHHQ II32x").pack
 NO_ANSWER = b""
 
 
-class Netvsc(Device):
+class Netvsc(SavedNetvsc):
     """A card on *backend*, which it does not close.
 
     :param mac: 6 bytes. *number*: distinguishes the cards of one machine.

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from struct import Struct
 
+from ..saving import fields, put
 from . import netvsc_protocol as n
 from . import protocol as p
 from .rules import BrokenRule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .channel import Channel
     from .sharedbuffer import SharedBuffer
 
@@ -21,6 +24,7 @@ SECTION = 2048  # a standard frame with its headers; half a page, so that none c
 PAGE = 4096
 HEADERS = 128  # more than RNDIS puts before a frame
 MOST_SECTIONS = 16384
+SAVED = ("identity", "size", "count", "free", "_next")
 MOST_REPLIES = 64  # control replies that wait for a section
 FRAMES_PER_PACKET = 32  # 312 bytes; iPXE takes packets of up to 512
 
@@ -58,6 +62,19 @@ class ReceiveBuffer:
         self._lent: dict[int, tuple[int, ...]] = {}
         self._next = 1
         self._replies: list[tuple[Channel, bytes]] = []
+
+    def save(self) -> dict[str, Any]:
+        """Return which sections are lent, and the replies that wait for one."""
+        lent = [[number, list(sections)] for number, sections in self._lent.items()]
+        replies = [[channel.sub_index, message] for channel, message in self._replies]
+        return {**fields(self, SAVED), "gpadl": self.buffer.gpadl, "lent": lent,
+                "replies": replies}  # fmt: skip
+
+    def load(self, state: dict[str, Any], channels: dict[int, Channel]) -> None:
+        """Undo :meth:`save`."""
+        put(self, SAVED, state)
+        self._lent = {number: tuple(sections) for number, sections in state["lent"]}
+        self._replies = [(channels[queue], message) for queue, message in state["replies"]]
 
     def completed(self, transaction: int) -> None:
         """Take the sections of *transaction* back.

@@ -96,6 +96,10 @@ class Ring:
 class InRing(Ring):
     """Guest to host: we consume."""
 
+    def resume(self, read: int) -> None:
+        """Go on at *read*, as before a snapshot: the header is the guest's to spoil."""
+        self.read = self._u32[self._read_at] = read
+
     def mask(self) -> None:
         """Ask the guest not to signal."""
         self._u32[self._mask_at] = 1
@@ -147,6 +151,17 @@ class OutRing(Ring):
         self._free = self.size - (self.write - self.read) % self.size
         self._waiting = False
         self._u32[self._features_at] = p.RING_FEAT_PENDING_SEND_SIZE
+
+    @property
+    def waits(self) -> bool:
+        """Tell whether the guest was asked for a signal (:meth:`wait_for`)."""
+        return self._waiting
+
+    def resume(self, write: int, waits: bool) -> None:
+        """Go on at *write*, as before a snapshot."""
+        self.write = self._published = write
+        self._waiting = waits
+        self._look()
 
     def append(self, packet: bytes) -> bool:
         """Put in *packet*, a multiple of 8 bytes, and its trailer; False if there is no room."""

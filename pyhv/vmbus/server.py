@@ -21,6 +21,7 @@ from .channel import BROKEN, OFFERED, OPEN, RESCINDED, Channel
 from .gpadl import GpadlTable
 from .messages import GUEST_MESSAGES
 from .rules import BrokenRule, Violation
+from .server_saved import SavedServer
 from .shareddoorbell import SharedDoorbell
 
 TYPE_CHECKING = False
@@ -37,7 +38,7 @@ OUTBOX_LIMIT = 4096  # messages to the guest not yet in its slot; all offers and
 VIOLATIONS_KEPT = 64
 
 
-class VmbusServer:
+class VmbusServer(SavedServer):
     """The host side of one guest's VMBus. Made before the vCPUs run; :meth:`close` ends it.
 
     :param vp_count: target VPs are below it.

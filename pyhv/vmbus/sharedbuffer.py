@@ -21,13 +21,13 @@ class SharedBuffer:
     :raises BrokenRule: the GPADL has more than one range.
     """
 
-    __slots__ = ("_bytes", "_offset", "_pages", "size")
+    __slots__ = ("_bytes", "_offset", "_pages", "gpadl", "size")
 
     def __init__(self, memory: GuestMemory, gpadl: Gpadl) -> None:
         if len(gpadl.ranges) != 1:
             raise BrokenRule("gpadl-ranges", f"{len(gpadl.ranges)} ranges for a buffer")
         self.size, self._offset, _ = gpadl.ranges[0]
-        self._pages, self._bytes = gpadl.pages, memory.bytes
+        self._pages, self._bytes, self.gpadl = gpadl.pages, memory.bytes, gpadl.id
 
     def _pieces(self, at: int, length: int) -> list[memoryview]:
         at += self._offset

@@ -42,6 +42,11 @@ class SharedDoorbell:
         self._server.events.add(fd, self._rung)
         return True
 
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it listens."""
+        return self._fd >= 0
+
     def close(self) -> None:
         """Stop listening. Idempotent."""
         fd, self._fd = self._fd, -1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from struct import Struct
 
+from ..errors import ConfigError
 from . import protocol as p
 from . import scsi, scsi_inquiry
 from .device import Device
@@ -17,6 +18,8 @@ from .scsi_disk import COMMANDS, WRITING, Lun
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ..disk import Disk
     from .channel import Channel
     from .server import VmbusServer
@@ -77,6 +80,22 @@ class Scsi(Device):
         """Begin anew with the next driver."""
         if channel.primary is None:
             self._primary, self._ready = None, False
+
+    def save(self) -> dict[str, Any]:
+        """Return how far the driver is, and which LUNs have something to say."""
+        luns = [[number, lun.attention] for number, lun in self.luns.items()]
+        return {"ready": self._ready, "luns": luns}
+
+    def load(self, state: dict[str, Any], channels: dict[int, Channel]) -> None:
+        """Undo :meth:`save`; nothing is outstanding, for requests are served at once.
+
+        :raises ConfigError: other LUNs.
+        """
+        self._ready, self._primary = state["ready"], channels.get(0)
+        if sorted(number for number, _ in state["luns"]) != sorted(self.luns):
+            raise ConfigError("restore: disks were plugged in or out before the snapshot")
+        for number, attention in state["luns"]:
+            self.luns[number].attention = None if attention is None else tuple(attention)
 
     # disks coming and going
 
