@@ -20,6 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .diskoverlay import Clusters, Overlay
+
     Buffers = Sequence[memoryview]
 
 IOV_MAX = 1024
@@ -67,6 +69,8 @@ class Disk:
             self._check_format()
             self.update_size()
             if self.snapshot:
+                from .diskoverlay import Overlay
+
                 self._overlay = Overlay(self)
         except BaseException:
             self.close()
@@ -106,6 +110,33 @@ class Disk:
             path = os.fsencode(os.path.realpath(self.path))
             self._identity = blake2b(path, digest_size=16, person=b"pyhv disk").digest()
         return self._identity
+
+    # snapshots of a machine
+
+    def stamp(self) -> list[int]:
+        """Return what tells whether the image file was changed: bytes, time of the last change."""
+        status = os.fstat(self._fd)
+        return [self.size_bytes, status.st_mtime_ns]
+
+    def check(self, stamp: list[int]) -> None:
+        """Refuse an image that is not what it was at *stamp*.
+
+        :raises ConfigError: it was changed: the guest's caches would not fit it.
+        """
+        if self.stamp() != stamp:
+            hint = "" if self.readonly or self.snapshot else (
+                "; a machine that goes back needs snapshot=on or readonly=on"
+            )  # fmt: skip
+            raise ConfigError(f"disk {self.path}: changed since the snapshot was taken{hint}")
+
+    def freeze(self) -> Clusters | None:
+        """Return what ``snapshot=on`` has written until now, which stays as it is; None without."""
+        return self._overlay.freeze() if self._overlay is not None else None
+
+    def go_back(self, clusters: Clusters | None) -> None:
+        """Let the writes of now be those that :meth:`freeze` returned."""
+        if self._overlay is not None and clusters is not None:
+            self._overlay.go_back(clusters)
 
     # data
 
@@ -180,82 +211,6 @@ class Disk:
             self._fd = -1
         if self._overlay is not None:
             self._overlay.close()
-
-
-class Overlay:
-    """What ``snapshot=on`` writes: an unlinked temporary file over *disk*'s image.
-
-    In clusters of 64 KiB; each is wholly here or wholly in the image.
-    """
-
-    CLUSTER = 1 << 16
-
-    def __init__(self, disk: Disk) -> None:
-        self._disk = disk
-        self._here: set[int] = set()
-        try:
-            import tempfile
-
-            self._file = tempfile.TemporaryFile(prefix="pyhv-snapshot-", buffering=0)  # noqa: SIM115
-        except OSError as error:
-            raise HostError(
-                f"disk {disk.path}: snapshot=on needs a temporary file: {error.strerror}; set "
-                "TMPDIR to where one can be"
-            ) from error
-        self._fd = self._file.fileno()
-
-    def readv(self, offset: int, views: Buffers) -> None:
-        """Fill *views*, run by run of clusters on the same side."""
-        runs: list[tuple[bool, int, list[memoryview]]] = []
-        for view in views:
-            at, size = 0, len(view)
-            while at < size:
-                cluster = offset // self.CLUSTER
-                here = cluster in self._here
-                n = min(size - at, (cluster + 1) * self.CLUSTER - offset)
-                if not runs or runs[-1][0] != here:
-                    runs.append((here, offset, []))
-                runs[-1][2].append(view[at : at + n])
-                at, offset = at + n, offset + n
-        for here, start, parts in runs:
-            if here:
-                transfer(os.preadv, self._fd, start, parts)
-            else:
-                self._disk.read_image(start, parts)
-
-    def writev(self, offset: int, views: Buffers) -> None:
-        """Write *views*."""
-        clusters = self._prepare(offset, sum(len(view) for view in views))
-        transfer(os.pwritev, self._fd, offset, views)
-        self._here.update(clusters)  # only now: a failed write leaves the old contents
-
-    def zero(self, offset: int, length: int) -> None:
-        """Make the range read as zeros; whole clusters as holes."""
-        clusters = self._prepare(offset, length)
-        if fallocate(self._fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length):
-            for at in range(0, length, len(ZEROS)):
-                transfer(os.pwritev, self._fd, offset + at, [ZEROS[: length - at]])
-        elif os.fstat(self._fd).st_size < offset + length:
-            os.ftruncate(self._fd, offset + length)
-        self._here.update(clusters)
-
-    def _prepare(self, offset: int, length: int) -> range:
-        """Copy up the clusters that a range covers in part; return all that it touches."""
-        end, size = offset + length, self.CLUSTER
-        clusters = range(offset // size, (end - 1) // size + 1)
-        for cluster in {clusters[0], clusters[-1]} - self._here:
-            start = cluster * size
-            if offset > start or end < start + size:
-                data = memoryview(bytearray(size))
-                there = min(size, self._disk.size_bytes - start)
-                self._disk.read_image(start, [data[:there]])
-                transfer(os.pwritev, self._fd, start, [data])
-                self._here.add(cluster)
-        return clusters
-
-    def close(self) -> None:
-        """Let the file go, and with it all that was written."""
-        self._file.close()
 
 
 def transfer(call: object, fd: int, offset: int, views: Buffers, *flags: int) -> None:

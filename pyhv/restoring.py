@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from .console import Console
     from .control import Control
+    from .disk import Disk
     from .machine import Machine
     from .memory import GuestMemory
     from .snapshot import Snapshot
@@ -26,6 +27,7 @@ class Restoring:
     board: Board | None
     clock_zero_ns: int | None
     console: Console
+    disks: list[Disk]
     control: Control
     memory: GuestMemory | None
     started: bool
@@ -107,6 +109,7 @@ class Restoring:
         """Make the board of *snapshot*; there is none now."""
         self.control.stand()
         snapshot.adopt(self.memory)
+        snapshot.go_back(self.disks)
         state = snapshot.state["board"]
         self.clock_zero_ns = time.monotonic_ns() - state["clock_ns"]
         try:

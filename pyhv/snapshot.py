@@ -12,18 +12,22 @@ import time
 
 from . import snapshotfile
 from .config import Drive, MachineConfig, Smp
+from .diskoverlay import Layer, Overlay
 from .errors import ConfigError, HostError
 from .saving import from_json, to_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from .console import Console
+    from .disk import Disk
+    from .diskoverlay import Clusters
     from .machine import Machine
     from .memory import GuestMemory
 
-PAGE, BLOCK = 4096, 1 << 16
+PAGE, BLOCK, CLUSTER = 4096, 1 << 16, Overlay.CLUSTER
 #: fields of MachineConfig that a restored machine may have otherwise
 FREE = ("time_limit", "no_reboot", "hyperv")
 
@@ -35,8 +39,11 @@ class Snapshot:
     machines that go on from it write to copies of its pages.
     """
 
-    def __init__(self, state: dict[str, Any], fd: int, at: int, size: int,
-                 extents: list[tuple[int, int]]) -> None:  # fmt: skip
+    def __init__(
+        self, state: dict[str, Any], fd: int, at: int, size: int,
+        extents: list[tuple[int, int]], overlays: list[Clusters | None],
+    ) -> None:  # fmt: skip
+        self._overlays = overlays  # what each drive with snapshot=on had written
         self._fd, self._at, self.memory_bytes, self._extents = fd, at, size, extents
         try:
             # the text, not the dict: what is put back is then the same from memory and from a file
@@ -59,6 +66,7 @@ class Snapshot:
         state = {
             "config": machine.config._asdict(), "driver": driver(machine), "taken": time.time(),
             "cpuid": cpuid_rows(machine), "board": boardstate.save(board),
+            "disks": [disk.stamp() for disk in machine.disks],
         }  # fmt: skip
         try:
             fd = os.memfd_create("pyhv-snapshot")
@@ -71,7 +79,7 @@ class Snapshot:
             raise HostError(
                 f"snapshot: {memory.size >> 20} MiB of RAM: {error.strerror}"
             ) from error
-        return cls(state, fd, 0, memory.size, extents)
+        return cls(state, fd, 0, memory.size, extents, [disk.freeze() for disk in machine.disks])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a file; memory that is zero takes no room there.
@@ -80,9 +88,19 @@ class Snapshot:
         """
         if self._fd < 0:
             raise ConfigError("snapshot: it is closed")
+        overlays = [None if one is None else sorted(one) for one in self._overlays]
+        state = {**self.state, "overlays": overlays}
         snapshotfile.write(
-            os.fspath(path), self.state, self._fd, self._at, self.memory_bytes, self._extents
-        )
+            os.fspath(path), state, self._fd, self._at, self.memory_bytes, self._extents,
+            self._written(overlays),
+        )  # fmt: skip
+
+    def _written(self, overlays: list[list[int] | None]) -> Iterator[bytes]:
+        """Yield the clusters of all drives, in the order of *overlays*."""
+        for clusters, order in zip(self._overlays, overlays, strict=True):
+            for cluster in order or ():
+                layer, at = clusters[cluster]  # type: ignore[index]
+                yield os.pread(layer.fd, CLUSTER, at).ljust(CLUSTER, b"\0")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Snapshot:
@@ -91,10 +109,12 @@ class Snapshot:
         :raises ConfigError: no snapshot, cut short, damaged. HostError: it cannot be read.
         """
         path = os.fspath(path)
-        state, fd, at, size = snapshotfile.read(path)
+        found = snapshotfile.read(path)
+        state, fd = found.state, found.fd
         extents = [(offset, length) for offset, length, _ in state.pop("extents")]
         try:
-            return cls(state, fd, at, size, extents)
+            overlays = _overlays(state.pop("overlays", ()), fd, found.tail)
+            return cls(state, fd, found.ram_at, found.ram_bytes, extents, overlays)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"snapshot {path}: of another pyhv: {error!r}") from error
 
@@ -122,6 +142,11 @@ class Snapshot:
             raise ConfigError("snapshot: it is closed")
         memory.adopt(self._fd, self._at)
 
+    def go_back(self, disks: list[Disk]) -> None:
+        """Let the drives with snapshot=on have what they had."""
+        for disk, clusters in zip(disks, self._overlays, strict=True):
+            disk.go_back(clusters)
+
     def clone(self, console: Console | None = None) -> Machine:
         """Return a new machine that goes on from here when it is started."""
         from .machine import Machine
@@ -130,7 +155,7 @@ class Snapshot:
 
     def close(self) -> None:
         """Give its memory back; machines that go on from it keep what they have. Idempotent."""
-        fd, self._fd = self._fd, -1
+        fd, self._fd, self._overlays = self._fd, -1, []
         if fd >= 0:
             os.close(fd)
 
@@ -148,6 +173,19 @@ class Snapshot:
 def driver(machine: Machine) -> str:
     """Return the driver's name, also where it serves the guest no Hyper-V."""
     return "in_kernel" if machine.in_kernel else "in_user"
+
+
+def _overlays(orders: list[list[int] | None], fd: int, at: int) -> list[Clusters | None]:
+    """Return the clusters that lie in the file *fd* from *at* on, in that order."""
+    layer = Layer(os.dup(fd)) if any(orders) else None
+    found: list[Clusters | None] = []
+    for order in orders:
+        if order is None or layer is None:
+            found.append(None if order is None else {})
+            continue
+        found.append({one: (layer, at + i * CLUSTER) for i, one in enumerate(order)})
+        at += len(order) * CLUSTER
+    return found
 
 
 def cpuid_rows(machine: Machine) -> list[list[int]]:
@@ -171,6 +209,8 @@ def check(machine: Machine, snapshot: Snapshot) -> None:
             f"restore: the snapshot's machine had Hyper-V by {snapshot.driver}, this one by "
             f"{driver(machine)}"
         )
+    for disk, stamp in zip(machine.disks, snapshot.state["disks"], strict=True):
+        disk.check(stamp)
     for mine_row, row in zip(cpuid_rows(machine), snapshot.state["cpuid"], strict=False):
         if mine_row != row:
             raise ConfigError(

@@ -15,7 +15,9 @@ from libguest import SCALE, SECONDS, descriptors, in_nested_host, machine, rss_k
 from test_pause import TICKS, segmented
 
 from pyhv import Machine
+from pyhv.config import Drive
 from pyhv.errors import ConfigError
+from pyhv.snapshot import Snapshot
 
 pytestmark = [pytest.mark.kvm, pytest.mark.usefixtures("nothing_left")]
 
@@ -234,6 +236,56 @@ def test_it_is_quick(driver: str) -> None:
                 assert vm.memory[64 * MIB] == 0
                 assert vm.memory[32 * MIB] == 1
             assert best < 0.1 or in_nested_host(), f"{best * 1000:.0f} ms"
+
+
+def at_64k(vm: Machine, data: bytes | None = None) -> bytes:
+    """Return (or write) a sector of the machine's disk."""
+    view = memoryview(bytearray(512) if data is None else bytearray(data.ljust(512, b"\0")))
+    (vm.disks[0].readv if data is None else vm.disks[0].writev)(65536, [view])
+    return bytes(view).rstrip(b"\0")
+
+
+def test_disks(tmp_path: pathlib.Path) -> None:
+    """What a drive with snapshot=on has goes back, too; one that is written for good must not be.
+
+    Booted by the BIOS, whose keys are a part as well.
+    """
+    path, file = tmp_path / "disk.img", tmp_path / "x.snap"
+    # mov ax, RESULTS >> 4; mov ds, ax; 1: inc dword [0]; jmp 1b
+    code = bytes.fromhex("b80080 8ed8 66ff060000 ebf9").ljust(510, b"\0") + b"\x55\xaa"
+    path.write_bytes(code.ljust(MIB, b"\0"))
+    with machine("", kernel=None, drives=[Drive(str(path), snapshot=True)]) as vm:
+        vm.start()
+        until(vm, word, "it does not boot")
+        vm.console.send("keys")
+        at_64k(vm, b"a")
+        with vm.snapshot() as snap:
+            at_64k(vm, b"b")
+            for _ in range(2):
+                vm.restore(snap)
+                assert at_64k(vm) == b"a"
+                assert [key & 0xFF for key in vm.bios.keyboard.waiting()] == list(b"keys")
+                at_64k(vm, b"c")
+            snap.save(file)
+            with Snapshot.load(file) as loaded, snap.clone() as one, loaded.clone() as two:
+                at_64k(one, b"one")
+                assert [at_64k(each) for each in (vm, one, two)] == [b"c", b"one", b"a"]
+                two.start()
+                with two.snapshot() as again, again.clone() as three:
+                    assert at_64k(three) == b"a"
+            os.utime(path, ns=(1, 2))
+            for act in (lambda: vm.restore(snap), snap.clone):
+                with pytest.raises(ConfigError, match="disk .* changed since the snapshot"):
+                    act()
+            assert vm.ended is None
+    assert path.read_bytes()[65536:65537] == b"\0"
+    with machine("", kernel=None, disk=str(path)) as vm, vm.snapshot() as snap:
+        vm.start()
+        vm.restore(snap)
+        at_64k(vm, b"for good")
+        with pytest.raises(ConfigError, match="needs snapshot=on or readonly=on"):
+            vm.restore(snap)
+        assert at_64k(vm) == b"for good"
 
 
 def test_refused() -> None:

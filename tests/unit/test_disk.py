@@ -14,7 +14,8 @@ import sys
 import pytest
 
 from pyhv import disk as disk_module
-from pyhv.disk import FORMATS, Disk, Overlay
+from pyhv.disk import FORMATS, Disk
+from pyhv.diskoverlay import Overlay
 from pyhv.errors import ConfigError, HostError, PyhvError
 
 SIZE = 1 << 20

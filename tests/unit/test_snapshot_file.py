@@ -28,7 +28,7 @@ def whole(tmp_path: pathlib.Path) -> pathlib.Path:
     for offset, length in EXTENTS:
         os.pwrite(fd, rng.randbytes(length), offset)
     path = tmp_path / "guest.snap"
-    snapshotfile.write(str(path), STATE, fd, 0, RAM, EXTENTS)
+    snapshotfile.write(str(path), STATE, fd, 0, RAM, EXTENTS, [b"tail" * 9, b"end"])
     os.close(fd)
     return path
 
@@ -57,7 +57,9 @@ def test_whole(whole: pathlib.Path) -> None:
         assert found.ram_at % PAGE == 0
         assert found.ram_bytes == RAM
         rows = found.state.pop("extents")
+        assert found.state.pop("tail")[0] == 39
         assert found.state == STATE
+        assert os.pread(found.fd, 99, found.tail) == b"tail" * 9 + b"end"
         assert [(at, length) for at, length, _ in rows] == EXTENTS
         rng = random.Random(1)
         ram = bytearray(RAM)
@@ -102,7 +104,7 @@ def test_damaged(whole: pathlib.Path) -> None:
     ram_at = int.from_bytes(good[24:32], "little")
     state = range(PAGE, PAGE + int.from_bytes(good[16:24], "little"))
     places = [12, 17, 30, 41, *random.Random(2).sample(state, 20)]
-    places += [ram_at, ram_at + 0x41234, ram_at + RAM - 1]
+    places += [ram_at, ram_at + 0x41234, ram_at + RAM - 1, len(good) - 1]
     for at in places:
         change(whole, at, bytes((good[at] ^ 4,)))
         assert "damaged" in refusal(whole), at
@@ -111,8 +113,9 @@ def test_damaged(whole: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    b"{}", b"[1", b'{"extents":[]}', b'{"extents":[],"config":{"memory":1}}',
-    b'{"extents":[],"config":{"speed":1},"driver":"x"}',
+    b"{}", b"[1", b'{"extents":[],"tail":[0,0]}',
+    b'{"extents":[],"tail":[0,0],"overlays":[],"config":{"memory":1}}',
+    b'{"extents":[],"tail":[0,0],"overlays":[],"config":{"speed":1},"driver":"x"}',
 ])  # fmt: skip
 def test_of_another_pyhv(tmp_path: pathlib.Path, text: bytes) -> None:
     """Right in itself, but not what this pyhv writes."""
