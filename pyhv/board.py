@@ -136,7 +136,7 @@ class Board:
         self.cmos = machine.cmos
         for first, count, device in (
             (COM1, 8, self.serial),
-            (0x600, 12, self.pm),
+            (0x600, 14, self.pm),
             (0x70, 2, self.cmos),
             (0x64, 1, I8042(machine.request_reset)),
             (0x92, 1, SystemControl(machine.request_reset)),

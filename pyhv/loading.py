@@ -53,7 +53,7 @@ def load(machine: Machine, board: Board) -> tuple[Bios | None, EntryState]:
     from .boot import acpi
 
     config, memory = machine.config, machine.memory
-    rsdp = acpi.build(memory, config.smp.cpus)
+    rsdp = acpi.build(memory, config.smp.cpus, generation=machine.generation_id)
     if config.kernel is not None:
         from .boot import detect
 

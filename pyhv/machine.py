@@ -76,6 +76,7 @@ class Machine(Endings, Inspection, Restoring, Services):
         self.notice: Callable[[str], None] | None = None  # told what goes wrong while it runs
         self.bios = None
         self.cmos: Cmos | None = None  # the battery keeps the clock and its RAM over resets
+        self.generation_id = os.urandom(16)  # another one after a restore
         self.clock_zero_ns: int | None = None  # CLOCK_MONOTONIC when the first life's clock was 0
         self.board: Board | None = None
         self.result: Stop | None = None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from .board import Board
+from .boot import acpi
 from .control import PATIENCE_S
+from .devices.pm import GPE_GENERATION
 from .errors import ConfigError, PyhvError
 
 TYPE_CHECKING = False
@@ -28,6 +31,7 @@ class Restoring:
     clock_zero_ns: int | None
     console: Console
     disks: list[Disk]
+    generation_id: bytes
     control: Control
     memory: GuestMemory | None
     started: bool
@@ -116,3 +120,7 @@ class Restoring:
             self.board = Board(self, state)  # type: ignore[arg-type]
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"restore: a snapshot of another pyhv: {error!r}") from error
+        # who has keys or numbers that nobody else may have makes new ones (Linux: its crng)
+        self.generation_id = os.urandom(16)
+        if acpi.regenerate(self.memory, self.generation_id):
+            self.board.pm.raise_event(GPE_GENERATION)

@@ -18,8 +18,10 @@ TABLES_GPA = 0xE0000  # RSDP first; on a paragraph between 0xe0000 and 0xfffff g
 TABLES_END = 0xF0000  # the BIOS
 
 SCI_GSI = 9  # level, active high
-PM_BASE = 0x600  # devices/pm.py, 12 ports
-PM1_EVENT, PM1_CONTROL, PM_TIMER = PM_BASE, PM_BASE + 4, PM_BASE + 8
+PM_BASE = 0x600  # devices/pm.py, 14 ports
+PM1_EVENT, PM1_CONTROL, PM_TIMER, GPE0 = PM_BASE, PM_BASE + 4, PM_BASE + 8, PM_BASE + 12
+GENERATION_GPA = TABLES_GPA + 40  # 16 bytes behind the RSDP, on 8 as Microsoft's paper wants
+GENERATION_GPE = "_E00"  # devices/pm.py, GPE_GENERATION: an edge of bit 0
 S5_TYPE = 0  # SLP_TYP that powers off
 RESET_PORT, RESET_VALUE = 0xCF9, 0x06  # devices/cf9.py
 COM1_PORT, COM1_IRQ = 0x3F8, 4
@@ -74,15 +76,16 @@ def _fadt(facs_gpa: int, dsdt_gpa: int) -> bytes:
     flags = WBINVD | PROC_C1 | SLP_BUTTON | FIX_RTC | TMR_VAL_EXT | RESET_REG_SUP
     body = struct.pack("<IIBBHI4x", facs_gpa, dsdt_gpa, 0, 0, SCI_GSI, 0)  # SMI_CMD 0: no SMI
     # PM1a/b event, PM1a/b control, PM2, timer, GPE0/1; then their lengths
-    body += struct.pack("<8I", PM1_EVENT, 0, PM1_CONTROL, 0, 0, PM_TIMER, 0, 0)
-    body += struct.pack("<6BBB", 4, 2, 0, 4, 0, 0, 0, 0)
+    body += struct.pack("<8I", PM1_EVENT, 0, PM1_CONTROL, 0, 0, PM_TIMER, GPE0, 0)
+    body += struct.pack("<6BBB", 4, 2, 0, 4, 2, 0, 0, 0)
     # C2 and C3 latencies beyond use, flush sizes, duty cycle, RTC alarm bytes
     body += struct.pack("<4HBBBBB", 0xFFF, 0xFFF, 0, 0, 0, 0, 0, 0, CENTURY)
     body += struct.pack("<HBI", LEGACY_DEVICES | VGA_NOT_PRESENT, 0, flags)
     body += _io_address(RESET_PORT, 1) + struct.pack("<BHB", RESET_VALUE, 0, 4)  # 6.4
     body += struct.pack("<QQ", 0, dsdt_gpa)  # X_FIRMWARE_CTRL is 0 where the 32-bit one is used
     body += _io_address(PM1_EVENT, 4) + none + _io_address(PM1_CONTROL, 2) + none + none
-    body += _io_address(PM_TIMER, 4) + none * 4  # GPE0, GPE1, sleep control and status
+    body += _io_address(PM_TIMER, 4) + _io_address(GPE0, 2)
+    body += none * 3  # GPE1, sleep control and status
     body += b"PYHV".ljust(8, b"\0")  # hypervisor vendor identity
     return _table(b"FACP", 6, body)
 
@@ -142,8 +145,18 @@ def _dsdt(memory: GuestMemory) -> bytes:
         ),
         vmbus,
     )
+    # "Virtual Machine Generation ID" (Microsoft, 2012); linux: drivers/virt/vmgenid.c
+    generation = aml.device(
+        "VGEN",
+        aml.name("_HID", aml.string("PYHV0001")),
+        aml.name("_CID", aml.string("VM_Gen_Counter")),
+        aml.name("_DDN", aml.string("VM_Gen_Counter")),
+        aml.name("ADDR", aml.package(aml.integer(GENERATION_GPA), aml.integer(0))),
+    )
+    events = aml.scope("\\_GPE", aml.method(GENERATION_GPE, aml.notify("\\_SB.VGEN", 0x80)))
     s5 = aml.package(*[aml.integer(S5_TYPE)] * 2, aml.integer(0), aml.integer(0))
-    return _table(b"DSDT", 2, aml.scope("\\_SB", com1, rtc, module) + aml.name("\\_S5", s5))
+    return _table(b"DSDT", 2, aml.scope("\\_SB", com1, rtc, module, generation) + events
+                  + aml.name("\\_S5", s5))  # fmt: skip
 
 
 def tables(memory: GuestMemory, vp_count: int, gpa: int = TABLES_GPA) -> dict[int, bytes]:
@@ -170,8 +183,22 @@ def tables(memory: GuestMemory, vp_count: int, gpa: int = TABLES_GPA) -> dict[in
     return placed
 
 
-def build(memory: GuestMemory, vp_count: int, gpa: int = TABLES_GPA) -> int:
-    """Write the tables to guest memory and return the RSDP's address; see :func:`tables`."""
+def build(
+    memory: GuestMemory, vp_count: int, gpa: int = TABLES_GPA, generation: bytes = bytes(16)
+) -> int:
+    """Write the tables to guest memory and return the RSDP's address; see :func:`tables`.
+
+    :param generation: 16 bytes, the same until the guest's memory is that of an earlier time.
+    """
     for address, data in tables(memory, vp_count, gpa).items():
         memory.write(address, data)
+    memory.write(GENERATION_GPA, generation)
     return gpa
+
+
+def regenerate(memory: GuestMemory, generation: bytes) -> bool:
+    """Give the guest another generation id; False: our tables are not there any more."""
+    if memory.read(TABLES_GPA, 8) != b"RSD PTR ":
+        return False
+    memory.write(GENERATION_GPA, generation)
+    return True

@@ -1,4 +1,4 @@
-"""The few AML encodings that a DSDT without methods needs: names, packages, resources.
+"""The few AML encodings that our DSDT needs: names, packages, resources, a method that notifies.
 
 Source: ACPI specification, chapter 20 (AML) and 6.4 (resource descriptors). Every
 function returns bytes; a table is their concatenation.
@@ -80,6 +80,16 @@ def device(name: str, *body: bytes) -> bytes:
 def name(path: str, value: bytes) -> bytes:
     """Return Name (path, value)."""
     return b"\x08" + name_string(path) + value
+
+
+def method(name: str, *body: bytes) -> bytes:
+    """Return Method (name) { body }, without arguments."""
+    return _block(b"\x14", name_string(name) + b"\0" + b"".join(body))
+
+
+def notify(path: str, value: int) -> bytes:
+    """Return Notify (path, value)."""
+    return b"\x86" + name_string(path) + integer(value)
 
 
 def package(*elements: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """ACPI fixed hardware: the way a guest powers off, the power button, and the PM timer.
 
-One block of 12 ports: PM1a_EVT_BLK (status, enable), PM1a_CNT_BLK, two unused
-ports, PM_TMR_BLK. pyhv/boot/acpi.py tells the guest where it lies. There is no
-SMI: SCI_EN is always set. Source: ACPI specification, chapter 4.8.
+One block of 14 ports: PM1a_EVT_BLK (status, enable), PM1a_CNT_BLK, two unused
+ports, PM_TMR_BLK, GPE0_BLK (status, enable). pyhv/boot/acpi.py tells the guest where
+it lies. There is no SMI: SCI_EN is always set. Source: ACPI specification, chapter 4.8.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-PORTS = 12
-STATUS, ENABLE, CONTROL, TIMER = 0, 2, 4, 8  # offsets; 16, 16, 16 and 32 bits
+PORTS = 14
+# offsets; 16, 16, 16, 32, 8 and 8 bits
+STATUS, ENABLE, CONTROL, TIMER, GPE_STATUS, GPE_ENABLE = 0, 2, 4, 8, 12, 13
+GPE_GENERATION = 1 << 0  # the only general-purpose event: another VM generation id
 
 TMR_STS, GBL_STS, PWRBTN_STS, RTC_STS = 1 << 0, 1 << 5, 1 << 8, 1 << 10
 # The enable register has the same bits. RTC_STS never comes, yet Linux' rtc-cmos enables it and
@@ -29,7 +31,7 @@ SLP_TYP_SHIFT, SLP_TYP_MASK = 10, 7
 SLP_EN = 1 << 13
 S5_TYPE = 0  # also QEMU's: hobby kernels power off with outw(0x2000, 0x604)
 TIMER_HZ = 3579545
-SAVED = ("_status", "_enable", "_control", "_carries")
+SAVED = ("_status", "_enable", "_control", "_carries", "_gpe_status", "_gpe_enable")
 
 
 class Pm:
@@ -57,7 +59,7 @@ class Pm:
 
     def reset(self) -> None:
         """Go to the state after power-on; the timer runs on."""
-        self._status = self._enable = 0
+        self._status = self._enable = self._gpe_status = self._gpe_enable = 0
         self._control = SCI_EN
         self._carries = self._ticks() >> 31
         self._update()
@@ -80,6 +82,12 @@ class Pm:
             self._status |= PWRBTN_STS
         self._update()
 
+    def raise_event(self, gpe: int) -> None:
+        """Raise general-purpose events (GPE_*); any thread."""
+        with self._lock:
+            self._gpe_status |= gpe
+        self._update()
+
     def pio_in(self, offset: int, size: int) -> int:
         """Return *size* bytes of the block, little-endian."""
         ticks = self._ticks()
@@ -90,6 +98,7 @@ class Pm:
                 self._status |= TMR_STS
         block = self._status | self._enable << 16 | self._control << 32
         block |= (ticks & 0xFFFFFFFF) << 64
+        block |= self._gpe_status << 96 | self._gpe_enable << 104
         return block >> 8 * offset & (1 << 8 * size) - 1
 
     def pio_out(self, offset: int, size: int, value: int) -> None:
@@ -100,6 +109,8 @@ class Pm:
             if bits & TMR_STS:
                 self._carries = self._ticks() >> 31
             self._status &= ~bits
+            self._gpe_status &= ~(bits >> 96)
+            self._gpe_enable = self._gpe_enable & ~(mask >> 104) | bits >> 104 & GPE_GENERATION
             self._enable = self._enable & ~(mask >> 16) | bits >> 16 & ENABLES
         self._update()
         if mask >> 32 & 0xFFFF:
@@ -114,7 +125,8 @@ class Pm:
 
     def _update(self) -> None:
         with self._lock:
-            level = bool(self._status & self._enable & (PWRBTN_STS | GBL_STS))
+            level = bool(self._status & self._enable & (PWRBTN_STS | GBL_STS)
+                         or self._gpe_status & self._gpe_enable)  # fmt: skip
             if level != self._level:
                 self._level = level
                 self._irq(level)

@@ -13,6 +13,8 @@ from pyhv.snapshot import Snapshot
 pytestmark = [pytest.mark.boot, pytest.mark.kvm]
 
 CLOCK = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+FORKS = "dmesg | grep -c 'crng reseeded due to virtual machine fork'"
+RANDOM = "head -c 9 /dev/urandom | od -An -tx1"
 TROUBLE = "dmesg | grep -ciE 'stall|lockup|unstable|backwards|BUG|WARNING'"
 
 
@@ -86,6 +88,7 @@ def test_debian_goes_back_and_forks(boot, tmp_path, hyperv: str) -> None:
             for number, shell in enumerate(shells):
                 shell.run(f"echo clone {number} >>/tmp/x")
             guest.run("echo the first >>/tmp/x")
+            assert len({shell.run(RANDOM) for shell in (*shells, guest)}) == 3
             for number, shell in enumerate((*shells, guest)):
                 name = f"clone {number}" if shell is not guest else "the first"
                 assert shell.run("cat /tmp/x").split("\n")[:2] == ["before", name]
@@ -95,6 +98,7 @@ def test_debian_goes_back_and_forks(boot, tmp_path, hyperv: str) -> None:
                 assert shell.wrong_by() < 60
                 assert shell.run(TROUBLE) == trouble, shell.run("dmesg | tail -40")
                 assert shell.run("nproc").strip() == "2"
+                assert shell.run(FORKS).strip() == "1"
             one.shutdown(timeout=COMMAND_S)
             assert one.wait(timeout=COMMAND_S).kind == "poweroff"
         snap.save(tmp_path / "guest.snap")

@@ -15,6 +15,7 @@ from libguest import SCALE, SECONDS, descriptors, in_nested_host, machine, rss_k
 from test_pause import TICKS, segmented
 
 from pyhv import Machine
+from pyhv.boot.acpi import GENERATION_GPA
 from pyhv.config import Drive
 from pyhv.errors import ConfigError
 from pyhv.snapshot import Snapshot
@@ -179,7 +180,7 @@ def test_typed_and_not_yet_read() -> None:
 
 
 def test_clones_side_by_side(driver: str) -> None:
-    """Each has its own RAM; the snapshot may be closed, the first machine may end."""
+    """Each has its own RAM and generation id; snapshot and first machine may be gone."""
     with contextlib.ExitStack() as stack:
         vm = stack.enter_context(running(COUNTS, driver))
         snap = vm.snapshot()
@@ -187,11 +188,14 @@ def test_clones_side_by_side(driver: str) -> None:
         clones = [stack.enter_context(snap.clone()) for _ in range(3)]
         snap.close()
         assert time.time() - began < SECONDS
-        first = word(clones[0])
+        first, ids = word(clones[0]), {vm.memory[GENERATION_GPA : GENERATION_GPA + 16]}
         for number, clone in enumerate(clones):
             assert word(clone) == first
             clone.memory[0x300000] = number + 1
+            ids.add(clone.memory[GENERATION_GPA : GENERATION_GPA + 16])
             clone.start()
+        assert len(ids) == 4
+        assert bytes(16) not in ids
         vm.kill()
         assert vm.wait(SECONDS).kind == "quit"
         for number, clone in enumerate(clones):

@@ -215,6 +215,7 @@ def test_each_part_comes_back(part: str, driver: str) -> None:
                 one["pit"] = [one["pit"][at : at + 16] for at in (0, 24, 48)]
         if part == "pm":
             assert 0 <= found.pop("ns") - was.pop("ns") < 10**9
+            assert (was.pop("gpe_status"), found.pop("gpe_status")) == (0, 1)
         if part == "driver":
             for one in (was, found):
                 one.pop("runtimes", None)
