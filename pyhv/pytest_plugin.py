@@ -1,6 +1,7 @@
 """Machines as pytest fixtures; pytest finds this by its entry point once pyhv is installed.
 
-``vm_factory(**options)`` makes machines, ``vm`` is one, of the options in ``@pytest.mark.pyhv``.
+``vm_factory(**options)`` makes machines, ``vm`` is one, of the options in ``@pytest.mark.pyhv``,
+``booted_vm`` the same, which runs already: booted once, each test's is a clone of that moment.
 What a failed test leaves: the console, registers, last exits, and the command that runs the same
 guest, in the report and under ``--pyhv-artifacts``.
 """
@@ -17,10 +18,11 @@ import pytest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from .machine import Machine
+    from .snapshot import Snapshot
     from .stop import Stop
 
 MARKER = "pyhv(**options): the machine of the fixture vm, in Machine's own keywords"
@@ -29,6 +31,7 @@ SHOWN_LINES = 20
 OVERHEAD_BYTES = 32 << 20
 BUDGET_POLL_S = 0.1
 STOP_S = 30.0
+BOOT_S = 300.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -130,17 +133,25 @@ class Factory:
 
     def __call__(self, **options: Any) -> Machine:
         """Return ``Machine(**options)``, not started."""
+        from .config import machine_config
         from .machine import Machine
 
         options.setdefault("hyperv", self._hyperv)
-        if self._budget is not None:
-            from .config import machine_config
-
-            size = machine_config(**options).memory_bytes + OVERHEAD_BYTES
-            self._held.append(self._budget.take(size, 600.0))
+        self._take(machine_config(**options).memory_bytes)
         machine = Machine(**options)
         self.machines.append(machine)
         return machine
+
+    def clone(self, snapshot: Snapshot) -> Machine:
+        """Return a machine that goes on from *snapshot*, not started."""
+        self._take(snapshot.memory_bytes)
+        machine = snapshot.clone()
+        self.machines.append(machine)
+        return machine
+
+    def _take(self, size: int) -> None:
+        if self._budget is not None:
+            self._held.append(self._budget.take(size + OVERHEAD_BYTES, 600.0))
 
     def stops(self) -> list[Stop | None]:
         """Return why each machine stopped, None if it was not started; the rest is stopped."""
@@ -196,13 +207,51 @@ def vm_factory(
         factory.close()
 
 
-@pytest.fixture
-def vm(request: pytest.FixtureRequest, vm_factory: Factory) -> Machine:
-    """A machine as ``@pytest.mark.pyhv(...)`` describes it, not started."""
+def _marked(request: pytest.FixtureRequest) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for mark in reversed(list(request.node.iter_markers("pyhv"))):  # the test's own comes last
         options |= mark.kwargs
-    return vm_factory(**options)
+    return options
+
+
+@pytest.fixture
+def vm(request: pytest.FixtureRequest, vm_factory: Factory) -> Machine:
+    """A machine as ``@pytest.mark.pyhv(...)`` describes it, not started."""
+    return vm_factory(**_marked(request))
+
+
+@pytest.fixture(scope="session")
+def pyhv_boot() -> Callable[[Machine], object]:
+    """What brings a started machine to where each test with booted_vm begins; for overriding."""
+    return lambda vm: vm.console.expect("login: ", timeout=BOOT_S)
+
+
+@pytest.fixture(scope="session")
+def pyhv_snapshots() -> Iterator[dict[str, Snapshot]]:
+    """Snapshots of booted machines, by their options."""
+    snapshots: dict[str, Snapshot] = {}
+    yield snapshots
+    for snapshot in snapshots.values():
+        snapshot.close()
+
+
+@pytest.fixture
+def booted_vm(
+    request: pytest.FixtureRequest, vm_factory: Factory, pyhv_snapshots: dict[str, Snapshot],
+    pyhv_boot: Callable[[Machine], object],
+) -> Machine:  # fmt: skip
+    """A machine as the marker describes it, which runs; once booted, then a clone for each test."""
+    options = _marked(request)
+    key = repr(sorted(options.items()))
+    if key not in pyhv_snapshots:
+        first = vm_factory(**options)
+        first.start()
+        pyhv_boot(first)
+        pyhv_snapshots[key] = first.snapshot()
+        first.close()
+    machine = vm_factory.clone(pyhv_snapshots[key])
+    machine.start()
+    return machine
 
 
 @pytest.hookimpl(hookwrapper=True)
