@@ -11,8 +11,6 @@ A device in a test file::
 
 from __future__ import annotations
 
-from ..errors import ConfigError
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -26,7 +24,8 @@ class Device:
 
     ``class_guid`` picks the guest's driver, ``instance_guid`` names this one (text form);
     ``offer_flags``, ``mmio_megabytes`` and ``user_data`` (120 bytes at most) go into the offer.
-    ``server`` is set while the device is offered.
+    ``server`` is set while the device is offered. ``kept``: its state goes into snapshots; a guest
+    that goes on from one sees another device leave and come again.
     """
 
     class_guid = ""
@@ -34,6 +33,7 @@ class Device:
     offer_flags = 0
     mmio_megabytes = 0
     user_data = b""
+    kept = False
     server: VmbusServer | None = None
 
     def offered(self, server: VmbusServer) -> None:
@@ -46,17 +46,18 @@ class Device:
         """*channel* is closed, whatever the reason; nothing can be sent."""
 
     def save(self) -> Any:
-        """Return the device's state for a snapshot, once a guest has used it; saving.py says how.
+        """Return the state of a device that is ``kept`` for a snapshot; saving.py says how.
 
-        :raises ConfigError: it cannot be saved.
+        :raises ConfigError: it cannot be saved now.
         """
-        raise ConfigError(f"snapshot: the guest uses {type(self).__name__}, which cannot be saved")
+        raise NotImplementedError
 
     def load(self, state: Any, channels: dict[int, Channel]) -> None:
         """Undo :meth:`save`; :meth:`opened` is not called.
 
         :param channels: the open ones, by sub-channel index.
         """
+        raise NotImplementedError
 
     def batch_done(self, channel: Channel) -> None:
         """What lay in the ring has been served; what is sent now still goes with it."""

@@ -50,6 +50,7 @@ class Service(Device):
 
     offer_flags = p.VMBUS_CHANNEL_NAMED_PIPE_MODE
     user_data = p.VMBUS_PIPE_TYPE_MESSAGE.to_bytes(4, "little")
+    kept = True
     message_type = 0
     versions: tuple[tuple[int, int], ...] = ()
 

@@ -22,6 +22,7 @@ RSS = ("enabled", "key", "table", "types")
 class SavedNetvsc(Device):
     """The part of Netvsc that is saved and put back."""
 
+    kept = True
     backend: Backend
     queues: dict[int, Channel]
     rss: Rss

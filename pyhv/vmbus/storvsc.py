@@ -57,6 +57,7 @@ class Scsi(Device):
     """
 
     class_guid = p.GUID_SCSI
+    kept = True
 
     def __init__(self, disks: list[Disk], number: int = 0) -> None:
         if len(disks) > MAX_LUNS:

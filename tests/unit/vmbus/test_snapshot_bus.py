@@ -26,6 +26,8 @@ FRAME = bytes.fromhex("525400123456 525400123457 0800") + bytes(50)
 class Number(Recorder):
     """A device that can be saved."""
 
+    kept = True
+
     def save(self) -> int:
         return len(self.packets)
 
@@ -176,18 +178,60 @@ def test_a_network_card(make_guest) -> None:
     assert not driver.guest.server.violations
 
 
-def test_refused(make_guest, disk) -> None:
-    """A device that cannot be saved, once it is used; a new bus with other devices or disks."""
-    guest = make_guest(Recorder())
-    guest.server.save()
+def moved(guest: Guest, *devices) -> list[bytes]:
+    """Carry the guest over to a bus with *devices*; return what it is told."""
+    state = from_json(to_json(guest.server.save()))
+    guest.server.close()
+    guest.synic, guest.events = FakeSynic(), FakeEvents()
+    guest.server = VmbusServer(guest.memory, guest.synic, guest.events, 2)
+    for device in devices:
+        guest.server.offer(device)
+    guest.server.load(state)
+    guest.events.run()
+    return guest.received()
+
+
+def test_other_disks(make_guest, disk) -> None:
+    guest = stor_sim.start(make_guest(Scsi([disk]))).guest
+    new = make_guest(Scsi([]))
+    with pytest.raises(ConfigError, match="disks were plugged"):
+        new.server.load(from_json(to_json(guest.server.save())))
+
+
+def test_a_device_that_is_not_kept(make_guest) -> None:
+    """It leaves and comes again under another relid, once the guest has used it; others stay."""
+    guest = make_guest(Recorder(0), Number(1), Recorder(2))
+    lost, kept, unused = [offer.relid for offer in guest.connect()]
+    guest.open(lost)
+    channel = guest.open(kept)
+    said = moved(guest, Recorder(0), Number(1), Recorder(2))
+    new = max(guest.offers)
+    assert new not in (lost, kept, unused)
+    assert [message[:4] for message in said] == [b"\2\0\0\0", b"\1\0\0\0"]
+    assert said[0] == struct.pack("<III", 2, 0, lost)
+    assert guest.server.channels[unused].state == "offered"
+    assert not guest.ask(struct.pack("<III", 13, 0, lost))  # RELID_RELEASED
+    assert lost not in guest.server.channels
+    again = guest.open(new)
+    for one in (again, channel):
+        one.send(packet(6, b"12345678", 9))
+        assert one.receive()[0].data == b"12345678"
+    assert not guest.server.violations
+
+
+def test_devices_that_came_and_went(make_guest) -> None:
+    """One was plugged in before the snapshot, one is here that was not there."""
+    guest = make_guest(Number(0))
     guest.open(guest.connect()[0].relid)
-    with pytest.raises(ConfigError, match="the guest uses Recorder, which cannot be saved"):
-        guest.server.save()
-    other = stor_sim.start(make_guest(Scsi([disk]))).guest
-    for devices, text in (([], "no VMBus device b7f0e1d4"), ([Scsi([])], "disks were plugged")):
-        new = make_guest(*devices)
-        with pytest.raises(ConfigError, match=text):
-            new.server.load(from_json(to_json(other.server.save())))
+    guest.server.offer(Number(7))
+    plugged = max(guest.received() and guest.offers)
+    guest.open(plugged)
+    said = moved(guest, Number(0), Number(9))
+    assert said[0] == struct.pack("<III", 2, 0, plugged)
+    assert len(said) == 2
+    assert guest.offers[max(guest.offers)].instance_guid[-1] == 9
+    assert moved(guest, Number(0), Number(9)) == []  # not told again
+    assert not guest.server.violations
 
 
 def test_a_ring_that_the_guest_spoiled(make_guest) -> None:
