@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from .errors import PyhvError
     from .machine import Machine
     from .reasons import Reason
+    from .snapshot import Snapshot
 
 __version__ = "0.1.0"
-__all__ = ["Machine", "MachineConfig", "PyhvError", "Reason", "__version__"]
+__all__ = ["Machine", "MachineConfig", "PyhvError", "Reason", "Snapshot", "__version__"]
 
 _HOMES = {
     "Machine": "machine", "MachineConfig": "config", "PyhvError": "errors", "Reason": "reasons",
+    "Snapshot": "snapshot",
 }  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def _buffer(data: bytes, size: int) -> ctypes.Array:
 
 
 def _nested(vcpu: Vcpu) -> bytes:
-    """Return a nested hypervisor's VMX or SVM state; empty without one."""
+    """Return the VMX or SVM state; empty where this KVM has none."""
     size = vcpu.vm.kvm.check(uapi.KVM_CAP_NESTED_STATE)
     if not size:
         return b""
@@ -120,7 +120,7 @@ def _nested(vcpu: Vcpu) -> bytes:
     head = uapi.NestedState.from_buffer(buffer)
     head.size = size
     requests.GET_NESTED_STATE(vcpu.fd, buffer)
-    return bytes(buffer[: head.size]) if head.flags else b""
+    return bytes(buffer[: head.size])
 
 
 def kvm_msrs(kvm: Kvm) -> list[int]:
