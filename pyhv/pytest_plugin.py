@@ -2,8 +2,8 @@
 
 ``vm_factory(**options)`` makes machines, ``vm`` is one, of the options in ``@pytest.mark.pyhv``,
 ``booted_vm`` the same, which runs already: booted once, each test's is a clone of that moment.
-What a failed test leaves: the console, registers, last exits, and the command that runs the same
-guest, in the report and under ``--pyhv-artifacts``.
+What a failed test leaves (leftovers.py) is in its report, and in files under ``--pyhv-artifacts``:
+written by the process that the user started, also for tests on workers of pytest-xdist.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ from __future__ import annotations
 import os
 import pathlib
 import re
-import shlex
 import time
 
 import pytest
+
+from .leftovers import Recorder, command, left, registers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from .leftovers import Left
     from .machine import Machine
     from .snapshot import Snapshot
     from .stop import Stop
 
 MARKER = "pyhv(**options): the machine of the fixture vm, in Machine's own keywords"
-SHOWN_LINES = 20
 #: what a machine costs beside its RAM; the rest is the test's own
 OVERHEAD_BYTES = 32 << 20
 BUDGET_POLL_S = 0.1
@@ -43,14 +44,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--pyhv-hyperv", choices=("auto", "kernel", "user"), default="auto",
                     help="who serves Hyper-V to machines that do not say it")  # fmt: skip
     group.addoption("--pyhv-artifacts", metavar="DIR",
-                    help="keep console and report of failed tests here")  # fmt: skip
+                    help="keep what machines of failed tests left in folders here")  # fmt: skip
+    group.addoption("--pyhv-trace", metavar="CATEGORY,...",
+                    help="trace machines as --trace does, and keep that, too")  # fmt: skip
     group.addoption("--pyhv-budget", metavar="SIZE",
                     help="RAM that all machines of this host's workers have at most")  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker."""
+    """Register the marker, and who writes the artifacts."""
     config.addinivalue_line("markers", MARKER)
+    folder = config.getoption("--pyhv-artifacts")
+    if folder is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Artifacts(config.invocation_params.dir / folder))
 
 
 def no_kvm() -> str:
@@ -128,7 +134,9 @@ class Factory:
 
     def __init__(self, config: pytest.Config, budget: Budget | None) -> None:
         self._hyperv, self._budget = config.getoption("--pyhv-hyperv"), budget
+        self._trace = config.getoption("--pyhv-trace")
         self._held: list[int] = []
+        self._recorders: dict[Machine, Recorder] = {}
         self.machines: list[Machine] = []
 
     def __call__(self, **options: Any) -> Machine:
@@ -138,27 +146,37 @@ class Factory:
 
         options.setdefault("hyperv", self._hyperv)
         self._take(machine_config(**options).memory_bytes)
-        machine = Machine(**options)
-        self.machines.append(machine)
-        return machine
+        return self._add(Machine(**options))
 
     def clone(self, snapshot: Snapshot) -> Machine:
         """Return a machine that goes on from *snapshot*, not started."""
         self._take(snapshot.memory_bytes)
-        machine = snapshot.clone()
-        self.machines.append(machine)
-        return machine
+        return self._add(snapshot.clone())
 
     def _take(self, size: int) -> None:
         if self._budget is not None:
             self._held.append(self._budget.take(size + OVERHEAD_BYTES, 600.0))
+
+    def _add(self, machine: Machine) -> Machine:
+        self.machines.append(machine)
+        if self._trace is not None:
+            self._recorders[machine] = Recorder(machine, self._trace)
+        return machine
+
+    def left(self) -> list[Left]:
+        """Stop every machine and return what each leaves."""
+        live = [registers(machine) for machine in self.machines]
+        return [
+            left(machine, stop, text, self._recorders.get(machine))
+            for machine, stop, text in zip(self.machines, self.stops(), live, strict=True)
+        ]
 
     def stops(self) -> list[Stop | None]:
         """Return why each machine stopped, None if it was not started; the rest is stopped."""
         for machine in self.machines:
             if machine.started:
                 machine.kill("quit", "it still ran when the test ended")
-        return [machine.wait(STOP_S) if machine.started else None for machine in self.machines]
+        return [_end(machine) if machine.started else None for machine in self.machines]
 
     def close(self) -> None:
         """Close every machine, then give the RAM back."""
@@ -166,6 +184,19 @@ class Factory:
             machine.close()
         while self._held:
             os.close(self._held.pop())
+
+
+def _end(machine: Machine) -> Stop:
+    from .stop import Stop
+
+    try:
+        return machine.wait(STOP_S)
+    except TimeoutError:
+        return Stop("error", 1, f"it was told to stop, and did not in {STOP_S:g} s", {})
+
+
+#: a test's factory, also when a fixture that uses it failed
+FACTORY = pytest.StashKey[Factory]()
 
 
 @pytest.fixture(scope="session")
@@ -196,12 +227,12 @@ def vm_factory(
         if required or os.environ.get("PYHV_REQUIRE_KVM") == "1":
             pytest.fail(f"KVM is required: {why}", pytrace=False)
         pytest.skip(why)
-    factory = Factory(config, pyhv_budget)
+    factory = request.node.stash[FACTORY] = Factory(config, pyhv_budget)
     try:
         yield factory
     finally:
         for machine, stop in zip(factory.machines, factory.stops(), strict=True):
-            record_property("pyhv_command", command(machine))
+            record_property("pyhv_command", command(machine.config))
             record_property("pyhv_driver", machine.driver_name)
             record_property("pyhv_stop", stop.kind if stop is not None else "not started")
         factory.close()
@@ -259,48 +290,29 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Itera
     """Add to the report of a failed test what its machines left; they still exist."""
     outcome = yield
     report = outcome.get_result()
-    factory = getattr(item, "funcargs", {}).get("vm_factory")
-    if report.when == "call" and report.failed and isinstance(factory, Factory):
-        _keep(item, factory, report)
+    factory = item.stash.get(FACTORY, None)
+    if report.when == "teardown" or not report.failed or factory is None:
+        return
+    found = factory.left()
+    for number, one in enumerate(found):
+        report.sections.append((f"machine {number}", one.text))
+    # an attribute of plain values travels with the report from a worker to the controller
+    report.pyhv_files = [one.files for one in found]
 
 
-def command(machine: Machine) -> str:
-    """Return the command line that runs the same guest."""
-    config = machine.config
-    words = ["pyhv", "run", "-m", f"{config.memory_bytes >> 10}K"]
-    words += ["-smp", f"cpus={config.smp.cpus},sockets={config.smp.sockets},"
-              f"cores={config.smp.cores},threads={config.smp.threads}"]  # fmt: skip
-    for drive in config.drives:
-        text = "file=" + drive.path.replace(",", ",,")
-        text += ",readonly=on" * drive.readonly + ",snapshot=on" * drive.snapshot
-        words += ["-drive", text]
-    for option, value in (("-cpu", config.cpu), ("-kernel", config.kernel),
-                          ("-initrd", config.initrd), ("-append", config.append),
-                          ("-bios", config.firmware), ("--hyperv", config.hyperv)):  # fmt: skip
-        if value:
-            words += [option, value]
-    words += ["-no-reboot"] * config.no_reboot
-    if config.time_limit is not None:
-        words += ["--time-limit", f"{config.time_limit:g}"]
-    return shlex.join(words)
+class Artifacts:
+    """Writes the files of failed tests into *folder*; pytest-xdist's workers have none of it."""
 
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
 
-def _keep(item: pytest.Item, factory: Factory, failed: pytest.TestReport) -> None:
-    """Put what the machines left into the report, and into files."""
-    from .report import printable, report
-
-    folder = item.config.getoption("--pyhv-artifacts")
-    for number, (machine, stop) in enumerate(zip(factory.machines, factory.stops(), strict=True)):
-        lines = [f"command: {command(machine)}"]
-        if stop is not None:
-            lines.append(report(stop, full=True))
-        tail = machine.console.last_lines(SHOWN_LINES)
-        lines += ["the console's last lines:", *(f"  | {printable(line)}" for line in tail)]
-        text = "\n".join(lines)
-        failed.sections.append((f"machine {number}", text))
-        if folder is not None:
-            name = re.sub(r"[^\w.-]+", "_", item.nodeid)[-100:]
-            place = pathlib.Path(folder) / f"{name}-{number}"
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Write what came with the report: a folder per machine."""
+        for number, files in enumerate(getattr(report, "pyhv_files", ())):
+            name = re.sub(r"[^\w.-]+", "_", report.nodeid)[-100:]
+            place = self._folder / f"{name}-{number}"
             place.mkdir(parents=True, exist_ok=True)
-            (place / "console.log").write_bytes(machine.console.data())
-            (place / "report.txt").write_text(text + "\n", errors="surrogateescape")
+            for file, data in files.items():
+                (place / file).write_bytes(data)
+                if file.endswith(".sh"):
+                    (place / file).chmod(0o755)

@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import pathlib
+import re
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+from fake_plugin import FAKE
 
 from pyhv.pytest_plugin import Budget
 
 pytest_plugins = ["pytester"]
-
-FAKE = """
-import pyhv.machine, pyhv.pytest_plugin
-from pyhv.config import machine_config
-from pyhv.console import Console
-from pyhv.stop import Stop
-
-class FakeMachine:
-    driver_name = "in_user"
-    def __init__(self, **options):
-        self.config = machine_config(**options)
-        self.console, self.started, self.ended = Console(), False, None
-    def start(self):
-        self.started = True
-        self.console.write(b"hello from the guest\\x1b[2J\\r\\n")
-    def kill(self, kind="quit", text="stopped"):
-        details = {"exits": ["out port 0x80, 1 bytes"], "registers": {"rip": 0x1234}}
-        self.ended = self.ended or Stop(kind, 130, text, details)
-    def wait(self, timeout):
-        return self.ended
-    def close(self):
-        with open("closed", "a") as file:
-            print(self.config.memory_bytes >> 20, file=file)
-
-pyhv.machine.Machine = FakeMachine
-pyhv.pytest_plugin.no_kvm = lambda: WHY
-"""
 
 
 @pytest.fixture
@@ -82,10 +58,20 @@ def test_vm_and_marker(run, pytester: pytest.Pytester) -> None:
 
 
 FAILS = """
+import pytest
+
+@pytest.mark.pyhv(smp=2)
 def test_it(vm):
     vm.start()
     assert False, "as it must"
 """
+
+
+def kept(pytester: pytest.Pytester) -> dict[str, str]:
+    """Return the files that the one machine of the one failed test left."""
+    (place,) = (pytester.path / "kept").iterdir()
+    assert os.access(place / "command.sh", os.X_OK)
+    return {path.name: path.read_text() for path in place.iterdir()}
 
 
 def test_what_a_failure_leaves(run, pytester: pytest.Pytester) -> None:
@@ -94,14 +80,18 @@ def test_what_a_failure_leaves(run, pytester: pytest.Pytester) -> None:
     found.assert_outcomes(failed=1)
     text = found.stdout.str()
     for line in (
-        "machine 0", "command: pyhv run -m 262144K -smp cpus=1", "rip 0000000000001234",
+        "machine 0", "command: pyhv run -m 262144K -smp cpus=2", "rip 0000000000001234",
         "out port 0x80, 1 bytes", "| hello from the guest", "it still ran when the test",
     ):  # fmt: skip
         assert line in text, text
     assert "\x1b[2J" not in text
-    (place,) = (pytester.path / "kept").iterdir()
-    assert (place / "console.log").read_bytes().startswith(b"hello from the guest")
-    assert "command: pyhv run" in (place / "report.txt").read_text()
+    files = kept(pytester)
+    assert files["console.log"].startswith("hello from the guest")
+    assert "command: pyhv run" in files["report.txt"]
+    assert files["command.sh"].startswith("#!/bin/sh\npyhv run -m 262144K")
+    assert re.search(r"registers of vcpu 0:\n  rip 0+5678.*\nregisters of vcpu 1:\n  rip 0+5679",
+                     files["registers.txt"])  # fmt: skip
+    assert "trace.txt" not in files
     properties = {
         item.get("name"): item.get("value")
         for item in ElementTree.parse(pytester.path / "j.xml").iter("property")
@@ -109,6 +99,53 @@ def test_what_a_failure_leaves(run, pytester: pytest.Pytester) -> None:
     assert properties["pyhv_stop"] == "quit"
     assert properties["pyhv_driver"] == "in_user"
     assert properties["pyhv_command"].startswith("pyhv run -m")
+
+
+def test_the_end_of_a_trace_is_kept(run, pytester: pytest.Pytester) -> None:
+    run(FAILS, "--pyhv-artifacts=kept", "--pyhv-trace=msr").assert_outcomes(failed=1)
+    lines = kept(pytester)["trace.txt"].splitlines()
+    assert len(lines) == 10000
+    assert lines[-1] == "9999.000000 cpu0  msr(n=0x4e1f)"
+
+
+def test_a_machine_that_a_fixture_boots(run, pytester: pytest.Pytester) -> None:
+    """It failed before the test began; what it left is there all the same."""
+    found = run(
+        """
+        import pytest
+
+        @pytest.fixture
+        def booted(vm_factory):
+            machine = vm_factory(memory="8M")
+            machine.start()
+            raise RuntimeError("no login")
+
+        def test_it(booted):
+            pass
+        """,
+        "--pyhv-artifacts=kept",
+    )
+    found.assert_outcomes(errors=1)
+    found.stdout.fnmatch_lines(["*machine 0*", "command: pyhv run -m 8192K*"])
+    assert kept(pytester)["console.log"]
+
+
+def test_a_machine_that_does_not_stop(run, pytester: pytest.Pytester) -> None:
+    found = run(
+        """
+        import pyhv.pytest_plugin
+
+        def hang(timeout):
+            raise TimeoutError
+
+        def test_it(vm):
+            vm.start()
+            vm.wait = hang
+            assert 0
+        """
+    )
+    found.assert_outcomes(failed=1)
+    found.stdout.fnmatch_lines(["*it was told to stop, and did not in 30 s*"])
 
 
 def test_a_pass_leaves_nothing(run, pytester: pytest.Pytester) -> None:

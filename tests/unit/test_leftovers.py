@@ -1,0 +1,45 @@
+"""The command line of a failed test's machine runs the same machine again."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from pyhv import options
+from pyhv.config import Drive, MachineConfig, machine_config
+from pyhv.leftovers import SPELLED, command
+
+#: field -> a value that is not the default
+VALUES = {
+    "memory_bytes": {"memory": "33M"},
+    "smp": {"smp": "cpus=8,sockets=2,cores=2,threads=2"},
+    "drives": {"drives": ["a,b.img", Drive("c.img", readonly=True, snapshot=True)]},
+    "cpu": {"cpu": "host,kvm=off,hv_time,hv_vpindex,hv_vendor_id='My Vendor'"},
+    "hv": {"hv": "windows"},
+    "machine": {"machine": "pc-i440fx-6.1"},
+    "kernel": {"kernel": "a kernel"},
+    "initrd": {"kernel": "k", "initrd": "i"},
+    "append": {"kernel": "k", "append": "console=ttyS0 pyhv.run=%27 $HOME"},
+    "firmware": {"firmware": "bios.bin"},
+    "hyperv": {"hyperv": "user"},
+    "testdev": {"testdev": True},
+    "nics": {"nics": ["user,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-:53",
+                      "tap,ifname=tap0,mac=52:54:00:00:00:01", "socket,path=a,,b,server=on"]},
+    "no_reboot": {"no_reboot": True},
+    "time_limit": {"time_limit": 2.5},
+}  # fmt: skip
+
+
+def test_every_field_can_be_spelled() -> None:
+    """Who adds a field to MachineConfig adds a row to leftovers.SPELLED, and one here."""
+    assert set(SPELLED) == set(MachineConfig._fields) == set(VALUES)
+
+
+@pytest.mark.parametrize("field", VALUES)
+def test_there_and_back(field: str) -> None:
+    wanted = machine_config(**({"disk": "x.img"} | VALUES[field]))
+    assert getattr(wanted, field) != getattr(MachineConfig(), field)
+    program, verb, *words = shlex.split(command(wanted))
+    assert (program, verb) == ("pyhv", "run")
+    assert options.config_of(options.parse(words), lambda: "") == wanted
