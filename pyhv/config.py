@@ -203,6 +203,10 @@ def _decimal(whole: str, part: str) -> int | None:
     return None
 
 
+#: levels of QEMU's topology that pyhv has one of; libvirt writes dies=1,clusters=1
+ONE_OF = ("dies", "modules", "clusters", "books", "drawers")
+
+
 def parse_smp(text: str) -> Smp:
     """Return the topology for ``2`` or ``cpus=4,sockets=1,cores=2,threads=2,maxcpus=4``.
 
@@ -212,6 +216,7 @@ def parse_smp(text: str) -> Smp:
     """
     known = ("cpus", "maxcpus", "sockets", "cores", "threads")
     given = _items("-smp", text, "cpus")
+    given = {key: value for key, value in given.items() if key not in ONE_OF or value != "1"}
     _refuse_others("-smp", text, given, known)
     number: dict[str, int] = {}
     for key, value in given.items():

@@ -62,6 +62,7 @@ def test_bad_sizes(text: str) -> None:
         ("maxcpus=4", Smp(4, 1, 4, 1)),
         ("4,maxcpus=4,threads=2", Smp(4, 1, 2, 2)),
         ("254", Smp(254, 1, 254, 1)),
+        ("4,sockets=1,dies=1,clusters=1,cores=2,threads=2", Smp(4, 1, 2, 2)),
     ],
 )
 def test_smp(text: str, smp: Smp) -> None:
@@ -83,6 +84,7 @@ def test_smp(text: str, smp: Smp) -> None:
         ("2,maxcpus=4", "cannot add a CPU"),
         ("255", "at most 254"),
         ("2,dies=2", "'dies' is not provided"),
+        ("2,clusters=0", "'clusters' is not provided"),
         ("2,cores", "no '='"),
     ],
 )
