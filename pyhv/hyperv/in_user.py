@@ -143,9 +143,15 @@ class InUser:
                     m64[RDX], m64[RAX] = result >> 32, result & 0xFFFFFFFF
                 m64[DIRTY] |= uapi.KVM_SYNC_X86_REGS
             except UndefinedOpcode:
-                m64[RIP] = m64[RIP] - 2 & 0xFFFFFFFFFFFFFFFF  # the OUT is behind us already
-                m64[DIRTY] |= uapi.KVM_SYNC_X86_REGS
-                in_user_apic.inject_exception(vcpu, UD_VECTOR)
+                # Whether RIP is behind the OUT already is KVM's affair (an emulated one: yes; else
+                # the next KVM_RUN steps over it): that KVM_RUN comes first, and enters no guest.
+                thread.requests.append(undefined)
+                m8[uapi.RUN_IMMEDIATE_EXIT] = 1
+
+        def undefined() -> None:
+            requests.GET_REGS(vcpu.fd, vcpu.regs)
+            vcpu.regs.rip = vcpu.regs.rip - 2 & 0xFFFFFFFFFFFFFFFF
+            in_user_apic.inject_exception(vcpu, UD_VECTOR)
 
         return served
 

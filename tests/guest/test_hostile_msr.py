@@ -204,6 +204,22 @@ user:   mov $0x1ff, %ecx
     assert vector in (UD, GP)
 
 
+def test_undefined_opcode_is_at_the_call() -> None:
+    """XMM input that CPUID does not show: #UD once, with RIP at the call's own instruction."""
+    body = """
+        mov $0x30013, %ecx                      # HvCallFlushVirtualAddressSpaceEx, fast
+        xor %edx, %edx
+        xor %r8d, %r8d
+        mov $0x7777, %eax
+        call *%rbx
+        mov %rax, 0x80010
+"""
+    cpu = "host,hv_vpindex,hv_tlbflush,hv_enforce_cpuid"
+    stop, (faults, vector, rax, *_), _ = run(guestcode.kernel(IDENTIFY + body + REPORT), cpu=cpu)
+    assert stop.status == 3, stop
+    assert (faults, vector, rax) == (1, UD, 0x7777)
+
+
 def test_hypercall_in_32_bits() -> None:
     """EDX:EAX is the input value, and gets the status."""
     body = f"""
