@@ -183,10 +183,11 @@ class Vm:
         """Set kvmclock so that it was 0 at *zero_ns* (CLOCK_MONOTONIC), before a vCPU runs.
 
         Hyper-V's reference time follows it. KVM adds what passes until it does it (linux since
-        5.16); without that, what came of it is looked at.
+        5.16), but it reads two clocks one after the other, and a busy host may stop it between
+        them: what came of it is looked at.
         """
         exact = self.kvm.check(uapi.KVM_CAP_ADJUST_CLOCK) & uapi.KVM_CLOCK_REALTIME
-        for _ in range(1 if exact else LOOKS):
+        for _ in range(LOOKS):
             ns = time.monotonic_ns()
             data = uapi.ClockData(max(0, ns - zero_ns))
             if exact:

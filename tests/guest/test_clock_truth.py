@@ -267,7 +267,7 @@ def test_steps_of_the_hosts_wall_clock_are_not_seen(hyperv: str) -> None:
 @pytest.mark.parametrize("hyperv", drivers())
 def test_pauses(hyperv: str) -> None:
     """Time stands in a pause and goes on after it, for two CPUs that read all the while."""
-    pauses: list[int] = []
+    pauses: list[Anchor] = []
     begun: list[bool] = []  # the first pairs are in the log, and an anchor came after them
 
     def pause(vm: Machine) -> None:
@@ -280,10 +280,12 @@ def test_pauses(hyperv: str) -> None:
             time.sleep(0.02)
             assert look(vm.board).kvmclock == one
             vm.resume()
-            pauses.append(one)
+            pauses.append(look(vm.board))
 
-    seen = run(hyperv, 0.5, cpus=2, during=pause)
+    seen = run(hyperv, 1.0, cpus=2, during=pause)
     assert len(pauses) == 5
+    # kvmclock stands in a pause and the TSC does not: between two anchors there must be none
+    assert seen.host_tsc(seen.pairs["last at CPL 3"][0]) > pauses[-1].tsc, "the host is too slow"
     assert seen.back == 0
     for name, (tsc, ticks) in seen.pairs.items():
         found = seen.near(seen.host_tsc(tsc))
