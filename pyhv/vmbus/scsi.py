@@ -35,7 +35,7 @@ REPORT_LUNS = 0xA0
 READ_12 = 0xA8
 WRITE_12 = 0xAA
 
-GOOD, CHECK_CONDITION = 0x00, 0x02
+GOOD, CHECK_CONDITION, TASK_SET_FULL = 0x00, 0x02, 0x28
 
 # Sense keys
 NO_SENSE, MEDIUM_ERROR, HARDWARE_ERROR = 0x0, 0x3, 0x4
@@ -58,11 +58,13 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 SENSE_LENGTH = 18
 
+Sense = tuple[int, int, int]
+
 
 class CheckCondition(Exception):
     """Ends a command with CHECK CONDITION and *sense*; never leaves the SCSI device."""
 
-    def __init__(self, sense: tuple[int, int, int]) -> None:
+    def __init__(self, sense: Sense) -> None:
         super().__init__(sense)
         self.sense = sense
 
@@ -71,14 +73,14 @@ class Overrun(Exception):
     """The command moves more than the request's buffer holds; never leaves the SCSI device."""
 
 
-def sense_data(sense: tuple[int, int, int]) -> bytes:
+def sense_data(sense: Sense) -> bytes:
     """Return fixed-format sense data, 18 bytes (SPC-4, 4.5.3)."""
     key, code, qualifier = sense
     head = bytes((0x70, 0, key, 0, 0, 0, 0, SENSE_LENGTH - 8))
     return head + bytes((0, 0, 0, 0, code, qualifier, 0, 0, 0, 0))
 
 
-def sense_of(error: OSError, writing: bool) -> tuple[int, int, int]:
+def sense_of(error: OSError, writing: bool) -> Sense:
     """Return what the guest hears of an error of the image file. Never nothing."""
     if error.errno in NO_SPACE and writing:
         return SPACE_ALLOCATION_FAILED

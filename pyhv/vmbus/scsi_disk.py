@@ -30,13 +30,17 @@ PATTERN_BYTES = 1 << 16
 
 
 class Lun:
-    """A logical unit on *disk*; ``attention`` is a sense that the next command ends with."""
+    """A logical unit on *disk*; ``attention`` is a sense that the next command ends with.
 
-    __slots__ = ("attention", "disk")
+    ``to_flush`` is set by a command that may be answered only when its data is on the medium.
+    """
+
+    __slots__ = ("attention", "disk", "to_flush")
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
-        self.attention: tuple[int, int, int] | None = None
+        self.to_flush = False
+        self.attention: scsi.Sense | None = None
 
 
 def _extent(lun: Lun, lba: int, blocks: int) -> tuple[int, int]:
@@ -69,7 +73,8 @@ def _write(lun: Lun, lba: int, blocks: int, data: PageList, sync: int) -> int:
     if length > data.length:
         raise Overrun
     if length:
-        disk.writev(lba * disk.sector_size, data.views(length), bool(sync))
+        disk.writev(lba * disk.sector_size, data.views(length))
+        lun.to_flush = bool(sync) and disk.volatile
     return length
 
 
@@ -167,8 +172,7 @@ def synchronize_cache_16(lun: Lun, cdb: bytes, data: PageList) -> int:
 
 def _synchronize(lun: Lun, lba: int, blocks: int) -> int:
     _extent(lun, lba, blocks)
-    if not lun.disk.readonly:
-        lun.disk.flush()
+    lun.to_flush = lun.disk.volatile
     return 0
 
 

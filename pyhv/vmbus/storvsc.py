@@ -1,7 +1,8 @@
 """The synthetic SCSI controller: the storvsc protocol, and disks as LUNs of target 0 on path 0.
 
-Layouts and guest behaviour: linux drivers/scsi/storvsc_drv.c. All 64-byte packets; a request is
-served at once, so that resets and cancels have nothing left to stop.
+Layouts and guest behaviour: linux drivers/scsi/storvsc_drv.c. All 64-byte packets. A request is
+served at once, and only the answer of some waits for a flush (storvsc_pending.py), so that resets
+and cancels have nothing left to stop.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from .device import Device
 from .pagelist import PageList
 from .rules import BrokenRule
 from .scsi_disk import COMMANDS, WRITING, Lun
+from .storvsc_pending import MOST, Pending
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class Scsi(Device):
         self._pages: PageList  # from offered() on
         self._primary: Channel | None = None
         self._ready = False  # END_INITIALIZATION came
+        self._pending = Pending(self._answer)
 
     def offered(self, server: VmbusServer) -> None:
         """Learn whose memory the page lists mean."""
@@ -74,21 +77,23 @@ class Scsi(Device):
 
     def opened(self, channel: Channel) -> None:
         """A primary begins with initialization; a sub-channel has none."""
+        channel.data = object()
         if channel.primary is None:
             self._primary, self._ready = channel, False
 
     def closed(self, channel: Channel) -> None:
         """Begin anew with the next driver."""
+        channel.data = None
         if channel.primary is None:
             self._primary, self._ready = None, False
 
     def save(self) -> dict[str, Any]:
-        """Return how far the driver is, and which LUNs have something to say."""
+        """Return how far the driver is, what waits, and which LUNs have something to say."""
         luns = [[number, lun.attention] for number, lun in self.luns.items()]
-        return {"ready": self._ready, "luns": luns}
+        return {"ready": self._ready, "luns": luns, "pending": self._pending.save()}
 
     def load(self, state: dict[str, Any], channels: dict[int, Channel]) -> None:
-        """Undo :meth:`save`; nothing is outstanding, for requests are served at once.
+        """Undo :meth:`save`.
 
         :raises ConfigError: other LUNs.
         """
@@ -97,6 +102,9 @@ class Scsi(Device):
             raise ConfigError("restore: disks were plugged in or out before the snapshot")
         for number, attention in state["luns"]:
             self.luns[number].attention = None if attention is None else tuple(attention)
+        for channel in channels.values():
+            channel.data = object()
+        self._pending.load(state["pending"], channels, self.luns)
 
     # disks coming and going
 
@@ -173,6 +181,15 @@ class Scsi(Device):
         except BrokenRule as error:
             channel.server.broken(error, relid=channel.relid)
             srb_status = SRB_INVALID_REQUEST
+        else:
+            if lun is not None and lun.to_flush:
+                lun.to_flush = False
+                if len(self._pending) >= MOST:
+                    scsi_status, moved = scsi.TASK_SET_FULL, 0
+                elif flags & COMPLETION_WANTED:
+                    where = (path, target, lun_number, cdb_length, direction)
+                    self._pending.add(lun, channel, transaction, where, moved)
+                    return
         if not flags & COMPLETION_WANTED:
             return
         if sense is NO_SENSE:
@@ -186,6 +203,21 @@ class Scsi(Device):
                 scsi_status, 0, path, target, lun_number, cdb_length, scsi.SENSE_LENGTH, direction,
                 0, 0, sense,
             ))  # fmt: skip
+
+    def _answer(
+        self, channel: Channel, transaction: int, where: tuple[int, int, int, int, int],
+        moved: int, sense: scsi.Sense | None,
+    ) -> None:  # fmt: skip
+        """Complete a request whose answer waited."""
+        path, target, lun, cdb_length, direction = where
+        status, scsi_status, length, data = SRB_SUCCESS, scsi.GOOD, 0, NO_SENSE
+        if sense is not None:
+            status, scsi_status = SRB_ERROR | SRB_AUTOSENSE_VALID, scsi.CHECK_CONDITION
+            moved, length, data = 0, scsi.SENSE_LENGTH, scsi.sense_data(sense)
+        channel.send(_done(
+            p.VM_PKT_COMP, 2, 10, 0, transaction, COMPLETE_IO, 0, 0, SRB_LENGTH, status,
+            scsi_status, 0, path, target, lun, cdb_length, length, direction, 0, moved, data,
+        ))  # fmt: skip
 
     def _unusual(
         self, lun: Lun | None, elsewhere: int, cdb_length: int, cdb: bytes, pages: PageList

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from typing import NamedTuple
 
 from guest_sim import PAGE, Guest, GuestChannel, Packet, gpa_ranges, packet
@@ -104,9 +105,19 @@ class StorGuest:
                 at += PAGE
             length = length or len(data)
         self.channel.send(self.submit(cdb, length, **options))
-        answers = self.channel.receive()
+        answers = self.channel.receive() or self.later()
         assert len(answers) == 1, self.guest.server.violations
         return self.result(answers[0])
+
+    def later(self, count: int = 1, seconds: float = 10.0) -> list[Packet]:
+        """Return *count* packets that a flush on the disk's own thread holds up."""
+        found: list[Packet] = []
+        end = time.monotonic() + seconds
+        while len(found) < count and time.monotonic() < end:
+            time.sleep(0.0005)
+            self.guest.events.run()
+            found += self.channel.receive()
+        return found
 
     def result(self, answer: Packet) -> Result:
         assert answer.kind == 11

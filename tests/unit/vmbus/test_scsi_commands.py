@@ -47,7 +47,11 @@ class BrokenDisk:
     def _fail(self, *arguments) -> None:
         raise OSError(self.code, os.strerror(self.code))
 
-    readv = writev = flush = discard = write_zeroes = _fail
+    readv = writev = discard = write_zeroes = _fail
+    volatile = True
+
+    def flush_soon(self, told) -> None:
+        told(OSError(self.code, os.strerror(self.code)))
 
 
 def test_every_command_of_the_table_is_tested_here() -> None:
@@ -134,17 +138,24 @@ def test_synchronize_cache_reaches_the_disk(stor: StorGuest, monkeypatch, opcode
 
 @pytest.mark.parametrize("opcode", WRITES[1:], ids=name)
 def test_fua_writes_through(stor: StorGuest, monkeypatch, opcode: int) -> None:
-    flags: list[tuple] = []
-    pwritev = os.pwritev
+    order: list[str] = []
+    pwritev, fdatasync = os.pwritev, os.fdatasync
 
-    def recorded(fd, views, offset, *more):
-        flags.append(more)
-        return pwritev(fd, views, offset, *more)
+    def written(*arguments):
+        order.append("write")
+        return pwritev(*arguments)
 
-    monkeypatch.setattr("pyhv.disk.os.pwritev", recorded)
+    def synced(fd):
+        order.append("sync")
+        fdatasync(fd)
+
+    monkeypatch.setattr("pyhv.disk.os.pwritev", written)
+    monkeypatch.setattr("pyhv.disk.os.fdatasync", synced)
     stor.run(build(opcode, 0, 1), data=bytes(512))
-    stor.run(build(opcode, 0, 1, flags=8), data=bytes(512))
-    assert flags == [(), (os.RWF_DSYNC,)]
+    assert order == ["write"]
+    result = stor.run(build(opcode, 0, 1, flags=8), data=bytes(512))
+    assert (result.srb, result.moved) == (OK, 512)
+    assert order == ["write", "write", "sync"]
 
 
 # UNMAP, WRITE SAME

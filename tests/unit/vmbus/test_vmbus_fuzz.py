@@ -187,8 +187,10 @@ def test_storage(make_guest, image, seed: int, options: dict) -> None:
     base, channel = driver.buffer[0], driver.channel
     outside = [guest.memory.read(page * PAGE, PAGE) for page in (1, base + 100, MEMORY // PAGE - 1)]
     done = 0
+    asked: set[bytes] = set()
     for _ in range(500):
         if guest.server.channels[channel.relid].state != "open":
+            asked.clear()  # what a flush held up is answered on no other channel
             guest.ask(channel.close_message())
             guest.ask(struct.pack("<IIII", 11, 0, channel.relid, channel.gpadl))
             guest.received()
@@ -199,13 +201,14 @@ def test_storage(make_guest, image, seed: int, options: dict) -> None:
             driver.initialize()
         sent = 0
         while sent < rng.randrange(1, 5) and channel.room() > 2000:
-            channel.put(random_request(rng, base))
+            request = random_request(rng, base)
+            asked.add(request[8:16])
+            channel.put(request)
             sent += 1
         channel.signal()
-        answers = channel.receive()
-        assert len(answers) <= sent
-        for answer in answers:
+        for answer in channel.receive():
             assert len(answer.data) == 64
+            asked.remove(answer.transaction.to_bytes(8, "little"))
             done += answer.kind == 11
         guest.received()
     bounded(guest.server)
