@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures pyhv beside QEMU 10 and a C loop, in instructions; prints docs/performance.md's table.
 
-    tools/bench.py                      all rows; needs root, takes half an hour
+    tools/bench.py                      all rows; needs root, takes a quarter of an hour
     tools/bench.py --quick              the exit rows: two minutes
     tools/bench.py --only disk          one part
     PYHV_BENCH_ROOT=TREE tools/bench.py the pyhv of another tree, to compare
