@@ -14,6 +14,7 @@ import threading
 from . import loading, runloop
 from .board import Board
 from .control import PATIENCE_S, Control
+from .daemons import Daemons
 from .endings import Endings
 from .errors import ConfigError, HostError, PyhvError
 from .events import EventLoop
@@ -22,7 +23,6 @@ from .kvm.cpuid import Cpuid
 from .kvm.system import Kvm
 from .memory import GuestMemory
 from .restoring import Restoring
-from .services import Services
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 RTC_IRQ = 8
 
 
-class Machine(Endings, Inspection, Restoring, Services):
+class Machine(Daemons, Endings, Inspection, Restoring):
     """A virtual machine.
 
     :param config: a MachineConfig, or None and its fields as keywords

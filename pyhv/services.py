@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
     from .board import Board
     from .stop import Stop
-    from .vmbus.ic import Components
+    from .vmbus.ic import Components, Service, Told
 
 ANSWER_S = 10.0
+BUSY_S = 0.02  # before a driver that has not answered the last request is asked again
+BUSY = -1
 
 
 class Services:
@@ -59,10 +61,10 @@ class Services:
         """
         what = "restart" if restart else "shutdown"
         component = self._components(what).shutdown
-        status = self._ask(
-            what, timeout, lambda told: component.request(
+        status, _ = self._ask(
+            what, component, lambda told: component.request(
                 reboot=restart, force=force, text=text, told=told
-            )
+            ), timeout,
         )  # fmt: skip
         if status:  # HV_S_OK is 0
             raise HostError(f"{what}: the guest refused, status {status:#x}")
@@ -73,26 +75,44 @@ class Services:
         :raises ConfigError, HostError: as :meth:`shutdown`.
         """
         component = self._components("set_time").timesync
-        self._ask("set_time", timeout, component.sync)
+        self._ask("set_time", component, component.sync, timeout)
 
     def _ask(
-        self, what: str, timeout: float, ask: Callable[[Callable[[int], None]], bool]
-    ) -> int:
-        """Do *ask* on the event loop; return the status that it is told there."""
-        answered = threading.Event()
-        statuses: list[int | None] = []
+        self, what: str, service: Service, ask: Callable[[Told], bool], timeout: float
+    ) -> tuple[int, bytes]:
+        """Do *ask* on the event loop; return the status and the body that it is told there."""
+        deadline = time.monotonic() + timeout
+        while True:
+            status, data = self._ask_once(what, service, ask, deadline, timeout)
+            if status is None:
+                raise ConfigError(
+                    f"{what}: the guest has no driver for it now (Linux: {service.guest_side})"
+                )
+            if status != BUSY:
+                return status, data
+            if time.monotonic() >= deadline:
+                raise HostError(
+                    f"{what}: the guest's driver has not answered the request before in "
+                    f"{timeout:.3g} s"
+                )
+            time.sleep(BUSY_S)
 
-        def told(status: int | None) -> None:
-            statuses.append(status)
+    def _ask_once(
+        self, what: str, service: Service, ask: Callable[[Told], bool], deadline: float,
+        timeout: float,
+    ) -> tuple[int | None, bytes]:  # fmt: skip
+        answered = threading.Event()
+        answers: list[tuple[int | None, bytes]] = []
+
+        def told(status: int | None, data: bytes) -> None:
+            answers.append((status, data))
             answered.set()
 
         def call() -> None:
             if not ask(told):
-                told(None)
+                told(BUSY if service.busy else None, b"")
 
         self.call(call)
-        if not answered.wait(timeout):
-            raise HostError(f"{what}: the guest's driver has not answered in {timeout:g} s")
-        if statuses[0] is None:
-            raise ConfigError(f"{what}: the guest has no driver for it now (Linux: hv_utils)")
-        return statuses[0]
+        if not answered.wait(max(0.0, deadline - time.monotonic())):
+            raise HostError(f"{what}: the guest's driver has not answered in {timeout:.3g} s")
+        return answers[0]

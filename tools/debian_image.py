@@ -6,6 +6,8 @@
     debian_image.py vmlinux SUITE      the same kernel as an uncompressed ELF file
     debian_image.py decoders SUITE     a folder with cpuid and virt-what, to be put into a disk
     debian_image.py initramfs SUITE    a small busybox initramfs with the Hyper-V modules
+    debian_image.py services SUITE     the same, and in /usr/sbin Debian's Hyper-V daemons; what
+                                       they need beside hv_utils lies in /later, not loaded
 
 Each prints a path; SUITE is bookworm (Linux 6.1) or trixie (6.12). Never write
 to what is printed: copy it (``-o``, or ``cp --sparse=always --reflink=auto``).
@@ -32,6 +34,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/host"))
 
 import debian  # noqa: E402
+import debian_services  # noqa: E402
 import initramfs as archive  # noqa: E402
 
 SUITES = ("trixie", "bookworm")
@@ -229,6 +232,21 @@ def initramfs(suite: str) -> Path:
     return debian.once(f"initramfs-{suite}-{recipe}", build)
 
 
+def services(suite: str) -> Path:
+    """Return the small initramfs with Debian's Hyper-V daemons."""
+    base = root(suite)
+
+    def build(file: Path) -> None:
+        modules = archive.find_modules(base, GUEST_MODULES)
+        more = debian_services.files(base, suite, modules, file.parent / "sid")
+        program = next((base.parent / "busybox").glob("**/bin/busybox"))
+        file.write_bytes(archive.build(program, GUEST_INIT, modules, more))
+
+    recipe = debian.digest(GUEST_INIT, GUEST_MODULES, debian_services.RECIPE, archive.LINKS,
+                           base.parent.name)  # fmt: skip
+    return debian.once(f"services-{suite}-{recipe}", build)
+
+
 def _boot_sectors(base: Path, scratch: Path) -> bytes:
     """Return GRUB for the sectors before the partition, as grub-bios-setup would write them."""
     core_path = scratch / "core.img"
@@ -315,11 +333,20 @@ def decoders(suite: str) -> Path:
     return debian.once(f"decoders-{suite}-{debian.digest(DECODERS, base.parent.name)}", build)
 
 
+#: what is made from a suite alone
+MAKERS = {
+    "vmlinux": vmlinux,
+    "initramfs": initramfs,
+    "services": services,
+    "decoders": decoders,
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["disk", "kernel", "vmlinux", "initramfs", "decoders"])
+    parser.add_argument("what", choices=["disk", "kernel", *MAKERS])
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="a copy of your own")
     parser.add_argument("--terminal", choices=sorted(TERMINALS), default="serial")
@@ -333,8 +360,7 @@ def main() -> int:
         if options.what == "disk":
             path = disk(options.suite, options.terminal)
         else:
-            makers = {"vmlinux": vmlinux, "initramfs": initramfs, "decoders": decoders}
-            path = makers[options.what](options.suite)
+            path = MAKERS[options.what](options.suite)
         if options.output:
             debian.run("cp", "--sparse=always", "--reflink=auto", path, options.output)
             options.output.chmod(0o644)

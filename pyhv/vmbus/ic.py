@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .channel import Channel
     from .server import VmbusServer
 
+    Told = Callable[[int | None, bytes], None]
+
 # Pipe header: 0:4 flags (1), 4:4 size of the rest. IC header: 8:4 framework version, 12:2 type,
 # 14:4 message version, 18:2 body size, 20:4 status, 24:1 transaction, 25:1 flags, 26:2 zero
 _header = Struct("<II HHH HHH I BB2x")
@@ -45,8 +47,11 @@ SAVED = ("framework", "version", "answers", "_transaction", "_asked")
 class Service(Device):
     """What the components share: negotiation, one request after the other.
 
-    ``version`` is what the guest's driver agreed to, None before; ``answers`` counts.
+    ``version`` is what the guest's driver agreed to, None before; ``answers`` counts;
+    ``guest_side`` is who answers in Linux.
     """
+
+    guest_side = "hv_utils"
 
     offer_flags = p.VMBUS_CHANNEL_NAMED_PIPE_MODE
     user_data = p.VMBUS_PIPE_TYPE_MESSAGE.to_bytes(4, "little")
@@ -62,7 +67,7 @@ class Service(Device):
         self._transaction = 0
         self._life = 0  # counts drivers that opened the channel
         self._asked: int | None = None  # the type that an answer is due for
-        self._told: Callable[[int], None] | None = None  # who waits for it
+        self._told: Told | None = None  # who waits for it
 
     def opened(self, channel: Channel) -> None:
         """Offer versions: framework first, then the component's own."""
@@ -73,8 +78,19 @@ class Service(Device):
         self._send(ICMSGTYPE_NEGOTIATE, (0, 0), (0, 0), body)
 
     def closed(self, channel: Channel) -> None:
-        """No driver any more."""
-        self.channel = self.version = self._asked = self._told = None
+        """No driver any more; who waits is told None."""
+        self.channel = self.version = self._asked = None
+        self._tell(None, b"")
+
+    @property
+    def busy(self) -> bool:
+        """Whether the guest's driver is there and has not answered the last request."""
+        return self.version is not None and self._asked is not None
+
+    def _tell(self, status: int | None, data: bytes) -> None:
+        told, self._told = self._told, None
+        if told is not None:
+            told(status, data)
 
     def _send(
         self, kind: int, framework: tuple[int, int], version: tuple[int, int], body: bytes
@@ -89,10 +105,11 @@ class Service(Device):
         self._asked = kind
         return True
 
-    def ask(self, body: bytes, told: Callable[[int], None] | None = None) -> bool:
-        """Send a request; False: no driver, or it has not answered the last one.
+    def ask(self, body: bytes, told: Told | None = None) -> bool:
+        """Send a request; False: no driver, or it has not answered the last one (``busy``).
 
-        :param told: called with the status of the answer, if one comes.
+        :param told: called once with the answer's status and body; with None and nothing when
+            the driver goes away before.
         """
         if self.version is None or self._asked is not None:
             return False
@@ -120,10 +137,10 @@ class Service(Device):
             self._negotiated(data)
         else:
             self.answers += 1
+            told, self._told = self._told, None  # before answered(), which may ask again
             self.answered(status, data)
-            told, self._told = self._told, None
             if told is not None:
-                told(status)
+                told(status, data)
 
     def _negotiated(self, data: bytes) -> None:
         if len(data) < _negotiate.size + 2 * _version.size:
@@ -207,12 +224,12 @@ class Shutdown(Service):
 
     def request(
         self, *, reboot: bool = False, hibernate: bool = False, force: bool = False,
-        text: str = "", told: Callable[[int], None] | None = None,
+        text: str = "", told: Told | None = None,
     ) -> bool:
         """Ask; False: the guest has no driver for it. On the event loop.
 
         :param text: for the guest's log, at most 1,023 characters count.
-        :param told: called with the answer's status.
+        :param told: as for :meth:`ask`.
         """
         flags = (
             (SHUTDOWN_FORCED if force else 0)
@@ -265,7 +282,7 @@ class Timesync(Service):
             return times + bytes((flags, 0, 0, 0, 0, 0))  # flags, leap, stratum
         return times + bytes(8) + bytes((flags,))  # parent, child, round trip
 
-    def sync(self, told: Callable[[int], None] | None = None) -> bool:
+    def sync(self, told: Told | None = None) -> bool:
         """Set the guest's clock now; False: no driver. On the event loop."""
         return self.ask(self._body(TIME_SYNC), told)
 
@@ -274,6 +291,9 @@ class Components:
     """The components of one board, offered on *server*."""
 
     def __init__(self, server: VmbusServer) -> None:
+        from .kvp import Kvp
+
         self.heartbeat, self.shutdown, self.timesync = Heartbeat(), Shutdown(), Timesync()
-        for component in (self.heartbeat, self.shutdown, self.timesync):
+        self.kvp = Kvp()
+        for component in (self.heartbeat, self.shutdown, self.timesync, self.kvp):
             server.offer(component)

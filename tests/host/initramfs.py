@@ -91,8 +91,16 @@ def _entry(name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0
     return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
 
 
-def build(busybox: Path, init: str, modules: list[tuple[str, bytes]]) -> bytes:
-    """Return the archive. *init* is a shell script; ``/modules/order`` lists what to insmod."""
+def build(
+    busybox: Path,
+    init: str,
+    modules: list[tuple[str, bytes]],
+    files: dict[str, bytes] | None = None,
+) -> bytes:
+    """Return the archive. *init* is a shell script; ``/modules/order`` lists what to insmod.
+
+    *files* are more, executable, by path without the first "/"; their folders come with them.
+    """
     folders = ["bin", "dev", "proc", "sys", "run", "tmp", "etc", "root", "modules"]
     parts = [_entry(folder, 0o040755) for folder in folders]
     # Before devtmpfs is mounted, the kernel opens /dev/console for init.
@@ -102,6 +110,9 @@ def build(busybox: Path, init: str, modules: list[tuple[str, bytes]]) -> bytes:
     parts += [_entry(f"modules/{name}.ko", 0o100644, elf) for name, elf in modules]
     order = "".join(f"/modules/{name}.ko\n" for name, _ in modules)
     parts.append(_entry("modules/order", 0o100644, order.encode()))
+    more = {str(folder) for name in files or () for folder in Path(name).parents[:-1]}
+    parts += [_entry(folder, 0o040755) for folder in sorted(more)]
+    parts += [_entry(name, 0o100755, data) for name, data in (files or {}).items()]
     parts.append(_entry("init", 0o100755, init.encode()))
     parts.append(_entry("TRAILER!!!", 0))
     return b"".join(parts)

@@ -32,7 +32,7 @@ class Vm(Services):
         def send(_kind, _framework, _version, body: bytes) -> bool:
             self.bodies.append(body)
             if self.status is not None:
-                threading.Timer(0.01, lambda: device._told(self.status)).start()
+                threading.Timer(0.01, lambda: device._tell(self.status, b"")).start()
             return True
 
         device._send = send

@@ -5,48 +5,13 @@ from __future__ import annotations
 import struct
 
 import pytest
-from guest_sim import Guest, GuestChannel, packet
+from guest_sim import packet
+from ic_sim import HEAD, Utils
 
-from pyhv.vmbus.ic import EPOCH_1601, Heartbeat, Service, Shutdown, Timesync
+from pyhv.vmbus.ic import EPOCH_1601, Heartbeat, Shutdown, Timesync
+from pyhv.vmbus.kvp import Kvp
 
-COMPONENTS = [Heartbeat, Shutdown, Timesync]
-HEAD = struct.Struct("<IIHHHHHHIBBH")
-
-
-class Utils:
-    """hv_utils on one channel: answers in place, as Linux does."""
-
-    def __init__(self, make_guest, service: Service) -> None:
-        self.service = service
-        self.guest: Guest = make_guest(service)
-        self.offer = self.guest.connect()[0]
-        self.channel: GuestChannel = self.guest.open(self.offer.relid, (4, 4))
-
-    def take(self) -> tuple[list, bytes]:
-        (request,) = self.channel.receive()
-        assert request.kind == 6
-        head = list(HEAD.unpack_from(request.data))
-        assert head[0] == 1
-        assert head[1] == 20 + head[7]
-        assert head[10] == 3  # transaction, request
-        return head, request.data[28 : 28 + head[7]]
-
-    def answer(self, head: list, body: bytes, status: int = 0, flags: int = 5) -> None:
-        head = [*head[:7], len(body), status, head[9], flags, 0]
-        self.channel.send(packet(6, HEAD.pack(*head) + body, flags=0))
-
-    def negotiate(self, version: tuple[int, int] | None = None) -> None:
-        head, body = self.take()
-        assert head[4] == 0
-        frameworks, messages = struct.unpack_from("<HH", body)
-        offered = list(struct.iter_unpack("<HH", body[8:]))
-        assert len(offered) == frameworks + messages
-        assert offered[:2] == [(3, 0), (1, 0)]
-        chosen = version or offered[frameworks]
-        self.answer(head, struct.pack("<HHIHHHH", 1, 1, 0, *offered[0], *chosen))
-
-    def rule(self) -> str:
-        return self.guest.server.violations[-1].rule
+COMPONENTS = [Heartbeat, Shutdown, Timesync, Kvp]
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -117,6 +82,16 @@ def test_reopened_there_is_one_clockwork(make_guest) -> None:
     utils.negotiate()
     utils.guest.events.expire()
     assert len(utils.guest.events.timers) == 1
+
+
+def test_who_waits_is_told_that_the_driver_went(make_guest) -> None:
+    utils, told = Utils(make_guest, Shutdown()), []
+    utils.negotiate()
+    assert utils.service.request(told=lambda *answer: told.append(answer))
+    assert utils.service.busy
+    utils.guest.post(utils.channel.close_message())
+    assert told == [(None, b"")]
+    assert not utils.service.busy
 
 
 @pytest.mark.parametrize(

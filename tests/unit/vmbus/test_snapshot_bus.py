@@ -9,8 +9,8 @@ import pytest
 import stor_sim
 from bus_helpers import Recorder, sector
 from guest_sim import FakeEvents, FakeSynic, Guest, GuestChannel, packet
+from ic_sim import Utils
 from net_sim import Cable
-from test_ic import Utils
 
 from pyhv.errors import ConfigError
 from pyhv.saving import from_json, to_json

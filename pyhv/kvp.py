@@ -1,0 +1,169 @@
+"""``vm.kvp``: the guest's key-value pools as mappings of strings.
+
+A key that is not there is a KeyError, as in a dictionary; a guest that cannot be asked is a
+ConfigError or HostError, as everywhere.
+"""
+
+from __future__ import annotations
+
+import time
+from _collections_abc import MutableMapping
+
+from .errors import ConfigError, HostError
+from .vmbus import kvp as protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .services import Services
+
+#: Linux gives its daemon 30 s for an answer, and says HV_E_FAIL then
+TIMEOUT_S = 40.0
+READ_ORDER = ("auto", "guest", "external")
+MAX_PAIRS = 4096  # a pool that has more has no end
+
+
+class Pool(MutableMapping):
+    """One pool; every access asks the guest. *timeout* is in seconds, for the whole access."""
+
+    def __init__(self, vm: Services, name: str, timeout: Callable[[], float]) -> None:
+        self._vm, self.name, self._timeout = vm, name, timeout
+        self._number = protocol.POOLS[name]
+
+    def __repr__(self) -> str:
+        return f"<pool {self.name} of a guest>"
+
+    def _ask(self, what: str, deadline: float, operation: str, *arguments: object) -> bytes | None:
+        """Return the answer's body, None for what is not there."""
+        service = self._vm._components(what).kvp
+        status, data = self._vm._ask(
+            what, service, lambda told: getattr(service, operation)(self._number, *arguments, told),
+            max(0.0, deadline - time.monotonic()),
+        )  # fmt: skip
+        if status in protocol.ABSENT:
+            return None
+        if status:
+            raise HostError(
+                f"{what}: the guest refused, status {status:#x}; it may be that its hv_kvp_daemon "
+                "does not run any more"
+            )
+        return data
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._timeout()
+
+    def __getitem__(self, key: str) -> str:
+        """Ask for pairs until *key* is there; for all of them, ``items()`` asks once."""
+        for name, value in self._pairs():
+            if name == key:
+                return value
+        raise KeyError(key)
+
+    def __setitem__(self, key: str, value: str) -> None:
+        """Write a value, in the guest's file when this returns."""
+        what = f"kvp[{key!r}]"
+        limit = protocol.HV_KVP_EXCHANGE_MAX_VALUE_SIZE
+        if not isinstance(value, str) or "\0" in value or protocol.units(value) > limit:
+            raise ConfigError(f"{what}: a value is text of at most {limit // 2 - 1} UTF-16 units")
+        if self._ask(what, self._deadline(), "set", _checked(what, key), value) is None:
+            raise HostError(f"{what}: the guest could not keep the value in its pool {self.name}")
+
+    def __delitem__(self, key: str) -> None:
+        """Take a key out of the guest's file."""
+        what = f"kvp[{key!r}]"
+        if self._ask(what, self._deadline(), "delete", _checked(what, key)) is None:
+            raise KeyError(key)
+
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        what, deadline = f"kvp pool {self.name}", self._deadline()
+        for index in range(MAX_PAIRS):
+            data = self._ask(what, deadline, "enumerate", index)
+            if data is None:
+                return
+            pair = protocol.pair(data)
+            if pair is None:
+                raise HostError(f"{what}: the guest's answer makes no sense")
+            yield pair
+        raise HostError(f"{what}: the guest still had pairs after {MAX_PAIRS}")
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys."""
+        return iter(dict(self._pairs()))
+
+    def __len__(self) -> int:
+        return len(dict(self._pairs()))
+
+    def items(self) -> dict[str, str].items:  # type: ignore[valid-type]
+        """Keys and values, all asked for once."""
+        return dict(self._pairs()).items()
+
+    def values(self) -> dict[str, str].values:  # type: ignore[valid-type]
+        """The values, all asked for once."""
+        return dict(self._pairs()).values()
+
+
+class Pools(MutableMapping):
+    """All that a host usually sees, as one mapping: reads look into "auto", "guest" and "external".
+
+    Writes and deletions go to "external", which is the host's. ``pool(name)`` is one alone.
+    ``timeout`` is how long one access may take, in seconds.
+    """
+
+    def __init__(self, vm: Services) -> None:
+        self.timeout = TIMEOUT_S
+        self._pools = {name: Pool(vm, name, lambda: self.timeout) for name in protocol.POOLS}
+
+    def pool(self, name: str) -> Pool:
+        """Return the pool *name*: external, guest, auto, auto-external or internal.
+
+        :raises ConfigError: there is no such pool.
+        """
+        if name not in self._pools:
+            raise ConfigError(f"kvp pool {name!r}: one of {', '.join(self._pools)}")
+        return self._pools[name]
+
+    def _all(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for name in reversed(READ_ORDER):
+            found.update(self._pools[name].items())
+        return found
+
+    def __getitem__(self, key: str) -> str:
+        """The first pool's that has it."""
+        for name in READ_ORDER:
+            try:
+                return self._pools[name][key]
+            except KeyError:
+                pass
+        raise KeyError(key)
+
+    def __setitem__(self, key: str, value: str) -> None:
+        """Write to "external"."""
+        self._pools["external"][key] = value
+
+    def __delitem__(self, key: str) -> None:
+        """Delete in "external"."""
+        del self._pools["external"][key]
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys of the three pools."""
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def items(self) -> dict[str, str].items:  # type: ignore[valid-type]
+        """Keys and values, all asked for once."""
+        return self._all().items()
+
+    def values(self) -> dict[str, str].values:  # type: ignore[valid-type]
+        """The values, all asked for once."""
+        return self._all().values()
+
+
+def _checked(what: str, key: str) -> str:
+    limit = protocol.HV_KVP_EXCHANGE_MAX_KEY_SIZE
+    if not isinstance(key, str) or not key or "\0" in key or protocol.units(key) > limit:
+        raise ConfigError(f"{what}: a key is text of 1 to {limit // 2 - 1} UTF-16 units")
+    return key
