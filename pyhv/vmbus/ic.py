@@ -292,8 +292,9 @@ class Components:
 
     def __init__(self, server: VmbusServer) -> None:
         from .kvp import Kvp
+        from .vss import Vss
 
         self.heartbeat, self.shutdown, self.timesync = Heartbeat(), Shutdown(), Timesync()
-        self.kvp = Kvp()
-        for component in (self.heartbeat, self.shutdown, self.timesync, self.kvp):
+        self.kvp, self.vss = Kvp(), Vss()
+        for component in (self.heartbeat, self.shutdown, self.timesync, self.kvp, self.vss):
             server.offer(component)
