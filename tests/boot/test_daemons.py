@@ -1,7 +1,8 @@
-"""Debian's Hyper-V daemons in a small guest: key-value pairs, frozen file systems."""
+"""Debian's Hyper-V daemons in a small guest: pairs, frozen file systems, files from the host."""
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 import subprocess
 
@@ -14,6 +15,7 @@ from pyhv.errors import ConfigError, HostError
 pytestmark = [pytest.mark.boot, pytest.mark.kvm]
 #: each kernel once; where KVM has Hyper-V one of them has KVM's
 GUESTS = [("trixie", drivers()[0]), ("bookworm", "user")]
+FILE_BYTES = 40_000
 
 
 def shell(boot, suite: str, **options: object) -> object:
@@ -38,6 +40,7 @@ def test_daemons(boot, tmp_path: pathlib.Path, suite: str, hyperv: str) -> None:
     guest = shell(boot, suite, hyperv=hyperv, drives=[Drive(str(disk))])
     key_value_pairs(guest)
     freeze_and_thaw(guest, disk)
+    files(guest, suite, tmp_path)
     assert guest.vm.board.vmbus.violation_count == 0
 
 
@@ -97,3 +100,27 @@ def freeze_and_thaw(guest, disk: pathlib.Path) -> None:
     assert "late" not in listing.stdout
     head = subprocess.run(["dumpe2fs", "-h", copy], capture_output=True, text=True)
     assert "needs_recovery" not in head.stdout
+
+
+def files(guest, suite: str, folder: pathlib.Path) -> None:
+    vm = guest.vm
+    content = b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(FILE_BYTES // 32))
+    path = folder / "blob"
+    path.write_bytes(content)
+    with pytest.raises((ConfigError, HostError), match="copy_in /a/b/: .*hv_fcopy") as refused:
+        vm.copy_in(path, "/a/b/", timeout=10)
+    print("no daemon:", refused.value)
+    name = "hv_fcopy_uio_daemon" if suite == "trixie" else "hv_fcopy_daemon"
+    if suite == "trixie":
+        guest.run("insmod /later/uio.ko; insmod /later/uio_hv_generic.ko; sleep 5; ls -l /dev/uio*")
+    print(guest.run(f"/usr/sbin/{name}; sleep 3; ps | grep fcopy"))
+    vm.copy_in(path, "/a/b/", timeout=COMMAND_S)
+    assert hashlib.md5(content).hexdigest() in guest.run("md5sum /a/b/blob")
+    with pytest.raises(HostError, match="it exists in the guest; overwrite=True"):
+        vm.copy_in(path, "/a/b/blob", timeout=COMMAND_S)
+    path.write_bytes(b"short")
+    vm.copy_in(path, "/a/b/blob", overwrite=True, timeout=COMMAND_S)
+    assert "short=" in guest.run("cat /a/b/blob; echo =")
+    path.write_bytes(b"")
+    vm.copy_in(path, "/empty", timeout=COMMAND_S)
+    assert "0 /empty" in guest.run("wc -c /empty")
