@@ -252,6 +252,8 @@ def announcement(machine: Machine, config: MachineConfig) -> str:
     else:
         disk = config.drives[0]
         what = disk.path + (" (writes vanish)" if disk.snapshot else "")
+        if disk.cache == "unsafe" and not (disk.snapshot or disk.readonly):
+            what += " (cache=unsafe: a crash of this host may lose what the guest has flushed)"
         if os.path.basename(disk.path) == "demo.img" and disk.path == demo_disk():
             what = f"the demo disk {what}"
     who = {"none": "no Hyper-V"}.get(machine.driver_name, f"Hyper-V by {machine.driver_name}")

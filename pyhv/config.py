@@ -33,11 +33,17 @@ class Smp(Record):
 
 
 class Drive(Record):
-    """``-drive``: a raw image. *snapshot*: writes vanish at the end."""
+    """``-drive``: a raw image.
+
+    *snapshot*: writes vanish at the end. *cache*: a key of CACHE. *sector_size*: the logical block
+    size, 512 or 4096.
+    """
 
     path: str
     readonly: bool = False
     snapshot: bool = False
+    cache: str = "writeback"
+    sector_size: int = 512
 
 
 class MachineConfig(Record):
@@ -261,14 +267,23 @@ def parse_smp(text: str) -> Smp:
     return Smp(cpus, sockets, cores, threads)
 
 
-DRIVE_KEYS = ("file", "format", "readonly", "snapshot", "cache", "if", "media", "id")
+#: what a write and a guest's flush mean (pyhv/disk.py, docs/storage.md)
+CACHE = {
+    "writeback": "a write is in the host's page cache; a flush brings it to the medium",
+    "none": "the same, and a flush drops the image from the page cache",
+    "writethrough": "a write is answered when it is on the medium",
+    "unsafe": "a flush does nothing: what the host has not written by itself, a crash of it loses",
+}
+DRIVE_KEYS = (
+    "file", "format", "readonly", "snapshot", "cache", "logical_block_size", "if", "media", "id",
+)  # fmt: skip
 
 
 def parse_drive(text: str) -> Drive:
     """Return the drive for ``disk.img`` or ``file=disk.img,format=raw,readonly=on,snapshot=on``.
 
-    ``cache`` and ``id`` change nothing: writes go to the host's page cache, and a guest's flush
-    reaches the disk. What would be a lie is refused: ``if=virtio``, ``cache=writethrough``.
+    ``cache`` and ``logical_block_size`` are Drive's; ``id`` changes nothing. What would be a lie
+    is refused, such as ``if=virtio``.
 
     :raises ConfigError: no file, a format other than raw, a key that pyhv does not provide.
     """
@@ -282,7 +297,8 @@ def parse_drive(text: str) -> Drive:
             f"qemu-img convert -O raw {given['file']} disk.img"
         )
     allowed = {
-        "cache": ("writeback", "none", "unsafe"),
+        "cache": tuple(CACHE),
+        "logical_block_size": ("512", "4096"),
         "if": ("none", "scsi"),
         "media": ("disk",),
     }
@@ -293,4 +309,6 @@ def parse_drive(text: str) -> Drive:
         given["file"],
         _on_off("-drive", "readonly", given.get("readonly", "off")),
         _on_off("-drive", "snapshot", given.get("snapshot", "off")),
+        given.get("cache", "writeback"),
+        int(given.get("logical_block_size", "512")),
     )

@@ -45,6 +45,8 @@ class Disk:
     :param readonly: never written; shared with other readers.
     :param snapshot: writes go to an unlinked temporary file (TMPDIR) and end with it.
     :param sector_size: 512 or 4096 bytes.
+    :param cache: a key of config.CACHE: what a flush does. It never fails to be one for want of
+        support in the file system: "none" is buffered, too.
     :raises ConfigError: it is not there or no raw image. HostError: not permitted, or in use.
 
     Offsets and lengths are bytes inside the disk, which the caller checks.
@@ -56,11 +58,13 @@ class Disk:
         readonly: bool = False,
         snapshot: bool = False,
         sector_size: int = 512,
+        cache: str = "writeback",
     ) -> None:
         if sector_size not in SECTOR_SIZES:
             raise ConfigError(f"sector size {sector_size}: 512 or 4096")
         self.path, self.readonly, self.sector_size = os.fspath(path), readonly, sector_size
         self.snapshot = snapshot and not readonly
+        self.cache, self.writethrough = cache, cache == "writethrough"
         self.size_bytes = 0
         self._overlay: Overlay | None = None
         self._flush_error = 0
@@ -181,12 +185,15 @@ class Disk:
         """
         if self._flush_error:
             raise OSError(self._flush_error, os.strerror(self._flush_error), self.path)
-        if self._overlay is None:
-            try:
-                os.fdatasync(self._fd)
-            except OSError as error:
-                self._flush_error = error.errno or errno.EIO
-                raise
+        if self._overlay is not None or self.cache == "unsafe":
+            return
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._flush_error = error.errno or errno.EIO
+            raise
+        if self.cache == "none":
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def flush_soon(self, told: Callable[[OSError | None], None]) -> None:
         """Flush on the disk's own thread, which then calls *told* with the error or None.
@@ -198,7 +205,7 @@ class Disk:
     @property
     def volatile(self) -> bool:
         """Whether a write is not on the medium before a flush that takes time."""
-        return not self.readonly and self._overlay is None
+        return not self.readonly and self._overlay is None and self.cache != "unsafe"
 
     def discard(self, offset: int, length: int) -> None:
         """Give the blocks back to the host where it can do that; a hint, no promise."""
@@ -231,6 +238,8 @@ class Disk:
         Idempotent.
         """
         self._syncer.close()
+        if self._fd >= 0 and self.cache == "none" and not self.snapshot:
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

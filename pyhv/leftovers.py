@@ -37,6 +37,8 @@ def _drives(config: MachineConfig) -> list[str]:
     for drive in config.drives:
         text = "file=" + drive.path.replace(",", ",,")
         text += ",readonly=on" * drive.readonly + ",snapshot=on" * drive.snapshot
+        text += f",cache={drive.cache}" * (drive.cache != "writeback")
+        text += f",logical_block_size={drive.sector_size}" * (drive.sector_size != 512)
         words += ["-drive", text]
     return words
 

@@ -143,7 +143,7 @@ class Machine(Daemons, Endings, Inspection, Restoring):
         for drive in self.config.drives:
             from .disk import Disk
 
-            self.disks.append(Disk(drive.path, readonly=drive.readonly, snapshot=drive.snapshot))
+            self.disks.append(Disk(*drive[:3], cache=drive.cache, sector_size=drive.sector_size))
 
     def _open_nics(self) -> None:
         if self.config.nics and not self.features.synic:

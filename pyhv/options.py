@@ -42,7 +42,8 @@ class Option:
 GROUPS: dict[str, tuple[Option, ...]] = {
     "What to boot": (
         Option("disk", "DISK.IMG", "a raw disk image; its first sector is booted", many=True),
-        Option("-drive", "file=F[,readonly=on][,snapshot=on]", "a disk, or one more", many=True),
+        Option("-drive", "file=F[,readonly=on][,snapshot=on][,cache=MODE]...",
+               "a disk, or one more; docs/storage.md", many=True),
         Option("-hda", "FILE", "the same as -drive file=FILE", many=True),
         Option("-snapshot", "", "writes to all disks vanish at the end"),
         Option("-kernel -k", "FILE", "start a bzImage, ELF, multiboot file or boot sector"),

@@ -69,7 +69,10 @@ def transfer(bios: Bios, disk: Disk, lba: int, count: int, gpa: int, write: bool
     size = disk.sector_size
     try:
         with bios.memory.view(gpa, count * size) as view:
-            (disk.writev if write else disk.readv)(lba * size, [view])
+            if write:
+                disk.writev(lba * size, [view], disk.writethrough)
+            else:
+                disk.readv(lba * size, [view])
     except BadGpa:
         return DATA_BOUNDARY
     except OSError:

@@ -74,7 +74,7 @@ def _write(lun: Lun, lba: int, blocks: int, data: PageList, sync: int) -> int:
         raise Overrun
     if length:
         disk.writev(lba * disk.sector_size, data.views(length))
-        lun.to_flush = bool(sync) and disk.volatile
+        lun.to_flush = bool(sync or disk.writethrough) and disk.volatile
     return length
 
 
@@ -199,6 +199,7 @@ def unmap(lun: Lun, cdb: bytes, data: PageList) -> int:
     for offset, count in [_extent(lun, lba, blocks) for lba, blocks in extents]:
         if count:
             lun.disk.discard(offset, count)
+    lun.to_flush = lun.disk.writethrough and lun.disk.volatile
     return length
 
 
@@ -234,6 +235,7 @@ def _write_same(
         pattern = memoryview(block * min(blocks, max(1, PATTERN_BYTES // len(block))))
         for at in range(0, length, len(pattern)):
             disk.writev(offset + at, [pattern[: length - at]])
+    lun.to_flush = disk.writethrough and disk.volatile
     return 0 if no_data else len(block)
 
 

@@ -103,8 +103,8 @@ def inquiry(lun: Lun, cdb: bytes, data: PageList) -> int:
 
 
 def _caching(lun: Lun) -> bytes:
-    # WCE: writes are in the page cache until SYNCHRONIZE CACHE
-    return bytes((0x08, 18, 0x04)) + bytes(17)
+    # WCE: writes are in the page cache until SYNCHRONIZE CACHE; Linux flushes only if it is set
+    return bytes((0x08, 18, 0 if lun.disk.writethrough else 0x04)) + bytes(17)
 
 
 def _control(lun: Lun) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyhv.config import (
+    CACHE,
     Drive,
     MachineConfig,
     Smp,
@@ -101,7 +102,9 @@ def test_bad_smp(text: str, words: str) -> None:
         ("file=disk.img", Drive("disk.img")),
         ("file=a,,b.img,format=raw", Drive("a,b.img")),
         ("file=x=y.img,readonly=on,snapshot=on", Drive("x=y.img", readonly=True, snapshot=True)),
-        ("file=d,if=none,id=d0,cache=none,media=disk,readonly=off", Drive("d")),
+        ("file=d,if=none,id=d0,media=disk,readonly=off", Drive("d")),
+        *[(f"d,cache={mode}", Drive("d", cache=mode)) for mode in CACHE],
+        ("file=d,logical_block_size=4096", Drive("d", sector_size=4096)),
     ],
 )
 def test_drive(text: str, drive: Drive) -> None:
@@ -115,7 +118,8 @@ def test_drive(text: str, drive: Drive) -> None:
         ("format=raw", "no file"),
         ("file=d,format=qcow2", "convert it"),
         ("file=d,aio=native", "'aio' is not provided by pyhv"),
-        ("file=d,cache=writethrough", "cache=writethrough"),
+        ("file=d,cache=directsync", "cache=directsync: pyhv has writeback, none"),
+        ("file=d,logical_block_size=1024", "logical_block_size=1024: pyhv has 512, 4096"),
         ("file=d,if=virtio", "if=virtio"),
         ("file=d,media=cdrom", "media=cdrom"),
         ("file=d,readonly=maybe", "expects 'on' or 'off'"),

@@ -42,7 +42,7 @@ class MemoryDisk:
 
     def __init__(self, data: bytes, sector_size: int = 512, readonly: bool = False) -> None:
         self.data, self.sector_size, self.readonly = bytearray(data), sector_size, readonly
-        self.broken = False
+        self.broken, self.writethrough = False, False
 
     @property
     def sectors(self) -> int:
@@ -60,7 +60,8 @@ class MemoryDisk:
         for at, view in self._each(offset, views):
             view[:] = self.data[at : at + len(view)]
 
-    def writev(self, offset: int, views: list) -> None:
+    def writev(self, offset: int, views: list, sync: bool = False) -> None:
+        assert sync is self.writethrough
         for at, view in self._each(offset, views):
             self.data[at : at + len(view)] = view
 

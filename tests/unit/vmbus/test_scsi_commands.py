@@ -48,7 +48,7 @@ class BrokenDisk:
         raise OSError(self.code, os.strerror(self.code))
 
     readv = writev = discard = write_zeroes = _fail
-    volatile = True
+    volatile, writethrough = True, False
 
     def flush_soon(self, told) -> None:
         told(OSError(self.code, os.strerror(self.code)))
