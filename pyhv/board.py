@@ -62,7 +62,7 @@ class Board:
         self.ended = self.closed = False
         self.restored = state is not None
         self.bus = Bus()
-        self.vm = Vm(machine.kvm, memory)
+        self.vm = Vm(machine.kvm, memory, self._filtered())
         try:
             limit = machine.kvm.check(uapi.KVM_CAP_MAX_VCPUS)
             if config.smp.cpus > limit:
@@ -96,6 +96,14 @@ class Board:
         except BaseException:
             self.close()
             raise
+
+    def _filtered(self) -> tuple[int, int] | None:
+        """Return the MSRs that pyhv serves, first and count."""
+        if self.machine.in_kernel or not self.machine.features.enabled:
+            return None
+        from .hyperv.in_user import FILTERED
+
+        return FILTERED
 
     def _make_driver(self) -> None:
         machine = self.machine

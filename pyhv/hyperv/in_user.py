@@ -37,7 +37,7 @@ HYPERCALL_PORT = 0xE8
 HYPERCALL_PAGE = bytes((0xE7, HYPERCALL_PORT, 0xC3))  # out HYPERCALL_PORT, eax; ret
 
 #: The MSRs that come to us: all that the TLFS has, and a few more that must be #GP.
-FIRST_MSR, MSR_COUNT = 0x40000000, 0x2000
+FILTERED = (0x40000000, 0x2000)  # first, count
 
 UD_VECTOR = 6
 
@@ -83,8 +83,8 @@ class InUser:
         self.interrupt = vm.signal_msi  # an APIC id is a VP index
         self._timers = Timers(failed)
         self._auto_eois = [in_user_apic.AutoEois(self._timers) for _ in vcpus]
-        if features.enabled:
-            vm.filter_msrs(FIRST_MSR, MSR_COUNT)
+        if features.enabled and vm.filtered is None:  # a board has it done when it makes its VM
+            vm.filter_msrs(*FILTERED)
         for vcpu in vcpus:
             # an APIC that was never set is not in KVM's map, and an MSI to it is lost (measured)
             lapic = vcpu.get_struct(requests.GET_LAPIC, uapi.LapicState)
