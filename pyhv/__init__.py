@@ -8,6 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .agent.shell import GuestTimeout
     from .config import MachineConfig
     from .errors import PyhvError
     from .machine import Machine
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
     from .snapshot import Snapshot
 
 __version__ = "0.1.0"
-__all__ = ["Machine", "MachineConfig", "PyhvError", "Reason", "Snapshot", "__version__"]
+__all__ = [
+    "GuestTimeout", "Machine", "MachineConfig", "PyhvError", "Reason", "Snapshot", "__version__",
+]  # fmt: skip
 
 _HOMES = {
+    "GuestTimeout": "agent.shell",
     "Machine": "machine", "MachineConfig": "config", "PyhvError": "errors", "Reason": "reasons",
     "Snapshot": "snapshot",
 }  # fmt: skip

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .machine import Machine
 
 COM1, COM1_IRQ, SCI_GSI = 0x3F8, 4, 9
+COM2, COM2_IRQ = 0x2F8, 3
 DRAIN_BUSY_S, DRAIN_IDLE_S = 0.005, 0.05
 STUCK_CHECK_S = 3.0
 RFLAGS_IF = 1 << 9
@@ -58,6 +59,7 @@ class Board:
         self.threads: list[VcpuThread] = []
         self.driver: InKernel | InUser | None = None
         self.vmbus = self.testdev = None
+        self.agent_uart: Uart | None = None
         self.offered: dict[str, object] = {}  # what offers.py made, by the name of its row
         self.ended = self.closed = False
         self.restored = state is not None
@@ -130,8 +132,16 @@ class Board:
     def _make_devices(self) -> None:
         machine, bus, config = self.machine, self.bus, self.machine.config
         self.uart = Uart(machine.console.write, self._line(COM1_IRQ))
-        self.serial = SerialRing(self.uart, self.vcpus[0])
         self.vm.coalesce_pio(COM1, 1)
+        if config.agent:
+            from .serialpair import SerialPair
+
+            self.agent_uart = Uart(machine.shell_output, self._line(COM2_IRQ))
+            self.serial = SerialPair(self.uart, self.agent_uart, self.vcpus[0])
+            self.vm.coalesce_pio(COM2, 1)
+            bus.claim_pio(COM2, 8, self.serial.second)
+        else:
+            self.serial = SerialRing(self.uart, self.vcpus[0])
         self.pm = Pm(machine.power_off, self._line(SCI_GSI), machine.control.now_ns)
         self.cf9 = ResetControl(machine.request_reset)
         self.fwcfg = FwCfg(config.smp.cpus, machine.memory.size)

@@ -52,12 +52,18 @@ def _load_vcpus(board: Board, states: list[dict[str, Any]]) -> None:
 
 def _save_serial(board: Board) -> dict[str, Any]:
     board.serial.drain()
-    return {"programmed": board.serial.programmed, "uart": board.uart.save()}
+    second = board.agent_uart
+    return {
+        "programmed": board.serial.programmed, "uart": board.uart.save(),
+        "second": second.save() if second is not None else None,
+    }  # fmt: skip
 
 
 def _load_serial(board: Board, state: dict[str, Any]) -> None:
     board.serial.programmed = state["programmed"]
     board.uart.load(state["uart"])
+    if board.agent_uart is not None:
+        board.agent_uart.load(state["second"])
 
 
 def _save_bios(board: Board) -> dict[str, Any] | None:
@@ -95,7 +101,8 @@ PARTS = (
          lambda board: kvmstate.save_vm(board.vm), lambda board, s: kvmstate.load_vm(board.vm, s)),
     Part("driver", "Hyper-V: synthetic MSRs, SynIC, timers, overlay pages, waiting messages",
          lambda board: board.driver.save(), lambda board, s: board.driver.load(s)),
-    Part("serial", "COM1: registers, input that waits", _save_serial, _load_serial),
+    Part("serial", "COM1, and COM2 if there: registers, input that waits",
+         _save_serial, _load_serial),
     Part("pm", "ACPI PM: status, enable, the timer",
          lambda board: board.pm.save(), lambda board, s: board.pm.load(s)),
     Part("cmos", "the RTC: bytes, and how far its time is from the host's",

@@ -52,7 +52,8 @@ class MachineConfig(Record):
     ``cpu`` is the text of ``-cpu`` (cpu_options.DEFAULT_CPU if None); ``firmware`` a file
     instead of pyhv's own BIOS; ``hyperv`` one of HYPERV_DRIVERS; ``hv`` one of HV_PRESETS, put
     before ``cpu``'s own flags; ``machine`` the text of ``-M``; ``kernel`` boots directly;
-    ``testdev`` adds the hyperv-testdev; ``nics`` are the network cards.
+    ``testdev`` adds the hyperv-testdev; ``nics`` are the network cards; ``agent`` adds COM2 for
+    ``Machine.run``, and a shell on it to the initrd.
     """
 
     cpu: str | None = None
@@ -70,6 +71,7 @@ class MachineConfig(Record):
     time_limit: float | None = None
     testdev: bool = False
     nics: tuple[Nic, ...] = ()
+    agent: bool = False
 
 
 def machine_config(

@@ -124,6 +124,10 @@ class Console:
         lines = [line.rstrip() for line in self.text().splitlines()]
         return [line for line in lines if line][-count:]
 
+    def shown_tail(self) -> str:
+        """Return :meth:`last_lines` as the errors of other waits end with them."""
+        return "".join(f"\n  | {line}" for line in self.last_lines()) or " nothing"
+
     @property
     def dropped(self) -> int:
         """How many bytes did not get out to ``fd``: it was blocked for long, or closed."""

@@ -83,6 +83,7 @@ SPELLED: dict[str, Callable[[MachineConfig], list[str]]] = {
     "hyperv": _text("--hyperv", "hyperv"),
     "testdev": lambda config: ["-device", "hyperv-testdev"] * config.testdev,
     "nics": _nics,
+    "agent": lambda config: ["--agent"] * config.agent,
     "no_reboot": lambda config: ["-no-reboot"] * config.no_reboot,
     "time_limit": lambda config: (
         [] if config.time_limit is None else ["--time-limit", f"{config.time_limit:g}"]

@@ -53,11 +53,21 @@ def load(machine: Machine, board: Board) -> tuple[Bios | None, EntryState]:
     from .boot import acpi
 
     config, memory = machine.config, machine.memory
-    rsdp = acpi.build(memory, config.smp.cpus, generation=machine.generation_id)
+    rsdp = acpi.build(
+        memory, config.smp.cpus, generation=machine.generation_id,
+        serial_ports=2 if config.agent else 1,
+    )  # fmt: skip
     if config.kernel is not None:
         from .boot import detect
 
-        return None, detect.load(memory, config.kernel, config.append, config.initrd, rsdp)
+        append, initrd = config.append, config.initrd
+        if config.agent and initrd is not None:
+            from .agent.initramfs import with_agent
+            from .boot.image import InitrdPath
+
+            append, archive = with_agent(append)
+            initrd = InitrdPath.joined(initrd, archive)
+        return None, detect.load(memory, config.kernel, append, initrd, rsdp)
     from .boot.bios import bios_image
 
     services = bios_services(machine, board)

@@ -13,6 +13,7 @@ import threading
 
 from . import loading, runloop
 from .board import Board
+from .commands import Commands
 from .control import PATIENCE_S, Control
 from .daemons import Daemons
 from .endings import Endings
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 RTC_IRQ = 8
 
 
-class Machine(Daemons, Endings, Inspection, Restoring):
+class Machine(Commands, Daemons, Endings, Inspection, Restoring):
     """A virtual machine.
 
     :param config: a MachineConfig, or None and its fields as keywords
@@ -192,6 +193,7 @@ class Machine(Daemons, Endings, Inspection, Restoring):
         if self._stopping is not None:
             self._finish()
             return
+        self.renew_shells()
         self.board = Board(self)
         self.board.start()
         self.control.notify("RESET", guest=self._guest_asked)

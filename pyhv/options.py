@@ -83,6 +83,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "port 0x3000, through which kvm-unit-tests try the SynIC",
             choices=("hyperv-testdev",),
         ),
+        Option("--agent", "", "COM2, and a shell on it where -initrd is given; docs/testing.md"),
     ),
     "Network": (
         Option(
@@ -297,6 +298,7 @@ def config_of(parsed: Parsed, demo_disk: Callable[[], str]) -> MachineConfig:
             time_limit=None if limit is None else seconds(limit),
             testdev="device" in parsed,
             nics=_nics(parsed),
+            agent="agent" in parsed,
         )
     )
 

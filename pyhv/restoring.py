@@ -39,6 +39,7 @@ class Restoring:
     pause: Callable[..., None]
     resume: Callable[..., None]
     _bury: Callable[[], None]
+    renew_shells: Callable[[], None]
     stop: Callable[..., None]
 
     def snapshot(self, timeout: float = PATIENCE_S) -> Snapshot:
@@ -112,6 +113,7 @@ class Restoring:
     def take_up(self, snapshot: Snapshot) -> None:
         """Make the board of *snapshot*; there is none now."""
         self.control.stand()
+        self.renew_shells()
         snapshot.adopt(self.memory)
         snapshot.go_back(self.disks)
         state = snapshot.state["board"]

@@ -24,7 +24,7 @@ GENERATION_GPA = TABLES_GPA + 40  # 16 bytes behind the RSDP, on 8 as Microsoft'
 GENERATION_GPE = "_E00"  # devices/pm.py, GPE_GENERATION: an edge of bit 0
 S5_TYPE = 0  # SLP_TYP that powers off
 RESET_PORT, RESET_VALUE = 0xCF9, 0x06  # devices/cf9.py
-COM1_PORT, COM1_IRQ = 0x3F8, 4
+COM_PORTS = ((0x3F8, 4), (0x2F8, 3))  # and their ISA interrupts
 RTC_PORT, RTC_IRQ, CENTURY = 0x70, 8, 0x32
 IOAPIC_GPA, LAPIC_GPA = 0xFEC00000, 0xFEE00000
 MMIO_GPA, MMIO_SIZE = 0xF8000000, 64 << 20  # VMBus devices' window below 4 GiB
@@ -108,17 +108,20 @@ def _madt(vp_count: int) -> bytes:
     return _table(b"APIC", 4, bytes(body))
 
 
-def _dsdt(memory: GuestMemory) -> bytes:
+def _dsdt(memory: GuestMemory, serial_ports: int) -> bytes:
     top = max(r.gpa + r.size for r in memory.regions)
     high_mmio = (max(top, HIGH) + HIGH_MMIO_SIZE - 1) & -HIGH_MMIO_SIZE
     status = aml.name("_STA", aml.integer(0x0F))  # present, enabled, shown, working
-    com1 = aml.device(
-        "COM1",
-        aml.name("_HID", aml.eisa_id("PNP0501")),
-        aml.name("_UID", aml.integer(1)),
-        status,
-        aml.name("_CRS", aml.resources(aml.io(COM1_PORT, 8), aml.irq(COM1_IRQ))),
-    )
+    coms = [
+        aml.device(
+            f"COM{number}",
+            aml.name("_HID", aml.eisa_id("PNP0501")),
+            aml.name("_UID", aml.integer(number)),
+            status,
+            aml.name("_CRS", aml.resources(aml.io(port, 8), aml.irq(irq))),
+        )
+        for number, (port, irq) in enumerate(COM_PORTS[:serial_ports], 1)
+    ]
     rtc = aml.device(
         "RTC",
         aml.name("_HID", aml.eisa_id("PNP0B00")),
@@ -155,14 +158,17 @@ def _dsdt(memory: GuestMemory) -> bytes:
     )
     events = aml.scope("\\_GPE", aml.method(GENERATION_GPE, aml.notify("\\_SB.VGEN", 0x80)))
     s5 = aml.package(*[aml.integer(S5_TYPE)] * 2, aml.integer(0), aml.integer(0))
-    return _table(b"DSDT", 2, aml.scope("\\_SB", com1, rtc, module, generation) + events
+    return _table(b"DSDT", 2, aml.scope("\\_SB", *coms, rtc, module, generation) + events
                   + aml.name("\\_S5", s5))  # fmt: skip
 
 
-def tables(memory: GuestMemory, vp_count: int, gpa: int = TABLES_GPA) -> dict[int, bytes]:
+def tables(
+    memory: GuestMemory, vp_count: int, gpa: int = TABLES_GPA, serial_ports: int = 1
+) -> dict[int, bytes]:
     """Return {guest address: table} with the RSDP at *gpa*; nothing is written.
 
     :param vp_count: vCPUs, APIC ids 0..vp_count-1.
+    :param serial_ports: COM1, or COM1 and COM2.
     :raises ConfigError: too many vCPUs for TABLES_END.
     """
     placed: dict[int, bytes] = {}
@@ -175,7 +181,7 @@ def tables(memory: GuestMemory, vp_count: int, gpa: int = TABLES_GPA) -> dict[in
         at = at + len(data) + 63 & -64  # the FACS must be on 64, the others like it
         return address
 
-    facs_gpa, dsdt_gpa = place(_facs()), place(_dsdt(memory))
+    facs_gpa, dsdt_gpa = place(_facs()), place(_dsdt(memory, serial_ports))
     listed = [place(_fadt(facs_gpa, dsdt_gpa)), place(_madt(vp_count))]
     placed[gpa] = _rsdp(place(_table(b"XSDT", 1, struct.pack(f"<{len(listed)}Q", *listed))))
     if at > TABLES_END:
@@ -184,13 +190,14 @@ def tables(memory: GuestMemory, vp_count: int, gpa: int = TABLES_GPA) -> dict[in
 
 
 def build(
-    memory: GuestMemory, vp_count: int, gpa: int = TABLES_GPA, generation: bytes = bytes(16)
-) -> int:
+    memory: GuestMemory, vp_count: int, gpa: int = TABLES_GPA, generation: bytes = bytes(16),
+    serial_ports: int = 1,
+) -> int:  # fmt: skip
     """Write the tables to guest memory and return the RSDP's address; see :func:`tables`.
 
     :param generation: 16 bytes, the same until the guest's memory is that of an earlier time.
     """
-    for address, data in tables(memory, vp_count, gpa).items():
+    for address, data in tables(memory, vp_count, gpa, serial_ports).items():
         memory.write(address, data)
     memory.write(GENERATION_GPA, generation)
     return gpa

@@ -120,6 +120,19 @@ class Image:
             )
 
 
+class InitrdPath(str):
+    """An initrd's path, and in ``more`` an archive that the kernel is to unpack after the file."""
+
+    more = b""
+
+    @classmethod
+    def joined(cls, path: str, more: bytes) -> InitrdPath:
+        """Return *path* with *more* behind it."""
+        both = cls(path)
+        both.more = more
+        return both
+
+
 def load_initrd(
     memory: GuestMemory, path: str, floor: int, ceiling: int, kernel: Image
 ) -> tuple[int, int]:
@@ -130,14 +143,20 @@ def load_initrd(
     """
     with Image(path, "initrd") as initrd:
         top = min(ceiling, memory.regions[0].size)
-        gpa = (top - initrd.size) & ~0xFFF
+        more = path.more if isinstance(path, InitrdPath) else b""
+        if more:  # linux init/initramfs.c: an archive begins at a multiple of 4, after zeros
+            more = bytes(-initrd.size % 4) + more
+        size = initrd.size + len(more)
+        gpa = (top - size) & ~0xFFF
         if gpa < floor:
             raise initrd.error(
-                f"{initrd.size >> 10} KiB do not fit between {kernel.path} ({floor:#x}) "
+                f"{size >> 10} KiB do not fit between {kernel.path} ({floor:#x}) "
                 f"and {top:#x}; memory is {memory.size >> 20} MiB, give more with -m"
             )
         initrd.load(memory, gpa, 0, initrd.size, "the file")
-        return gpa, initrd.size
+        if more:
+            memory.write(gpa + initrd.size, more)
+        return gpa, size
 
 
 def command_line(text: str, limit: int, kernel: Image) -> bytes:

@@ -132,6 +132,11 @@ class Uart:
         if self._ier:
             self._update()
 
+    @property
+    def listening(self) -> bool:
+        """Whether the guest's driver has the port open: it wants an interrupt for input."""
+        return bool(self._ier & IER_RDI)
+
     def receive(self, data: bytes) -> int:
         """Queue input for the guest; any thread.
 

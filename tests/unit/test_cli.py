@@ -42,6 +42,7 @@ EFFECTS = {
     "M": ("pc-i440fx-6.1", {"machine": "pc-i440fx-6.1"}),
     "hyperv": ("user", {"hyperv": "user"}),
     "device": ("hyperv-testdev", {"testdev": True}),
+    "agent": ("", {"agent": True}),
     "nic": ("user", {"nics": (Nic("user"),)}),
     "netdev": ("tap,id=n0,ifname=tap0", {"nics": (Nic("tap", ifname="tap0"),)}),
     "no-reboot": ("", {"no_reboot": True}),

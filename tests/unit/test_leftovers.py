@@ -26,6 +26,7 @@ VALUES = {
     "testdev": {"testdev": True},
     "nics": {"nics": ["user,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-:53",
                       "tap,ifname=tap0,mac=52:54:00:00:00:01", "socket,path=a,,b,server=on"]},
+    "agent": {"agent": True},
     "no_reboot": {"no_reboot": True},
     "time_limit": {"time_limit": 2.5},
 }  # fmt: skip
