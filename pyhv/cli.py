@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: options for which watching.py is imported
 WATCHING = ("trace", "trace-file", "top", "audit", "gdb", "s", "S", "qmp")
+#: control characters -> ``?``
+UNPRINTABLE = dict.fromkeys([*range(32), *range(127, 160)], "?")
 HELP = """\
 pyhv runs a virtual machine on KVM and gives its guest the Hyper-V interface.
 
@@ -73,7 +75,7 @@ def main(arguments: list[str]) -> int:
     except PyhvError as error:
         if debug:
             _traceback()
-        say(str(error))
+        say(str(error).translate(UNPRINTABLE))  # one line, whatever the user's words have in them
         return Exit.USAGE if isinstance(error, ConfigError) else Exit.ERROR
     except BrokenPipeError:
         return Exit.ERROR  # who read our help went away; nothing to say to nobody

@@ -7,7 +7,7 @@ import sys
 
 from ..errors import ConfigError
 from ..record import Record
-from .text import wrapped
+from .text import printable, wrapped
 
 #: the first word of a VM's command line
 PROGRAM = re.compile(r"(?:\S*/)?(?:qemu|kvm|pyhv|python)[^,\s]*")
@@ -132,7 +132,7 @@ def read_input(name: str) -> str:
 
     :raises ConfigError: it cannot be read, is larger than INPUT_LIMIT, or is binary.
     """
-    shown = "standard input" if name == "-" else name
+    shown = "standard input" if name == "-" else printable(name)
     try:
         if name == "-":
             data = sys.stdin.buffer.read(INPUT_LIMIT + 1)

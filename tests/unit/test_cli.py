@@ -236,6 +236,7 @@ def test_a_guest_without_hyperv_is_announced_so(machines, capfd, monkeypatch):
     ("error", "status", "text"),
     [
         (ConfigError("hv_x: no"), 2, "pyhv: hv_x: no\n"),
+        (ConfigError("a\n\x1b[2Jé: no"), 2, "pyhv: a??[2Jé: no\n"),
         (HostError("open /dev/kvm: no"), 1, "pyhv: open /dev/kvm: no\n"),
         (KeyboardInterrupt(), 130, ""),
         (BrokenPipeError(), 1, ""),

@@ -210,6 +210,7 @@ def test_warnings(text, hint) -> None:
         (["<hyperv><vapic state='2'/></hyperv>"], "on or off"),
         (["<a>" * 200], "nested more than 100 deep"),
         (["/nonexistent/x.xml"], "No such file"),
+        (["/nonexistent/x\n.xml"], "/nonexistent/x?.xml: No such file"),
         (["\x01\x02"], "no CPU model at its begin"),
         (["--hv", "vista"], "no such preset"),
         (["--hv", "linux", "host"], "one of them"),

@@ -16,7 +16,7 @@ from pyhv.errors import PyhvError
 from pyhv.lookup import cpuid, dumps, evidence, explain, libvirt, source
 
 BASELINE = Path(__file__).parents[2] / "baseline"
-ROUNDS = 400
+ROUNDS = 1000
 ALPHABET = "abcdefhimnrstvx0123456789-_=,+<>/&;:'\"[]{}() \n\t\\|.#!\u00e9\u202e\x07"
 COMMAND = "qemu-system-x86_64 -accel kvm -M q35 -cpu 'host,kvm=off,hv_time,hv_vpindex' -smp 2"
 
