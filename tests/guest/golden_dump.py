@@ -21,13 +21,17 @@ HYPERCALL_PAGE = "mem 00300000"
 
 
 class Dump(NamedTuple):
-    """A reference dump: its name, ``-cpu``, ``-smp``, exit status, and (section, line) of each."""
+    """A reference dump: its name, ``-cpu``, ``-smp``, exit status, and (section, line) of each.
+
+    ``machine``: QEMU's ``-M``, None for the newest type.
+    """
 
     name: str
     cpu: str
     smp: int
     status: int
     lines: list[tuple[str, str]]
+    machine: str | None = None
 
 
 def read(name: str) -> Dump:
@@ -36,7 +40,8 @@ def read(name: str) -> Dump:
     head = dict(re.findall(r"^# ([\w-]+): (.*)$", text, re.MULTILINE))
     body = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     cpu = head["cpu"].removeprefix("-cpu ")
-    return Dump(name, cpu, int(head["smp"]), int(head["exit-status"]), parse(body))
+    machine = head.get("machine")
+    return Dump(name, cpu, int(head["smp"]), int(head["exit-status"]), parse(body), machine)
 
 
 def parse(text: str) -> list[tuple[str, str]]:

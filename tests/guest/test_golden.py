@@ -27,7 +27,9 @@ pytestmark = [
 LIMIT_S = 60
 GENU = int.from_bytes(b"Genu", "little")
 RAM_BELOW = b"\x55" * 0x2000  # of the SIM and the SIEF page
-DUMPS = sorted(path.stem for path in GOLDEN.glob("[0-69]*.txt"))
+DUMPS = sorted(
+    path.stem for what in ("[0-69]*.txt", "machine-*.txt") for path in GOLDEN.glob(what)
+)
 Rules = dict[str, Callable[[str, str], bool]]
 
 
@@ -69,6 +71,7 @@ AFTER_RESET: Rules = {
     "msr 40000118": _becomes(" 0000000000000001", " 0000000000000000"),
 }
 
+KVM_ONLY = ("x-hv-synic-kvm-only",)
 NESTED = ("hv-emsr-bitmap", "hv-tlbflush-direct")
 #: (set, drivers) -> the flags that pyhv refuses; without them the set is run all the same
 REFUSED: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {
@@ -79,9 +82,13 @@ REFUSED: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {
     ("9-preset-max", ("user",)): NESTED,
     ("9-preset-nested", ("user",)): NESTED,
     ("6-enforce-tlbflush_direct", ("user",)): NESTED[1:],
+    ("2-synic-kvm-only", ("user",)): KVM_ONLY,
+    ("machine-pc-i440fx-3.0-synic", ("user",)): KVM_ONLY,
+    ("machine-pc-q35-2.12-synic-alone", ("user",)): KVM_ONLY,
 }
-#: nothing but the refused flag: without it these guests have no Hyper-V at all
-ONLY_THAT = {"1-hv_emsr_bitmap", "6-enforce-emsr_bitmap"}
+#: nothing but the refused flag: without it these guests have no Hyper-V at all, or KVM's own SynIC
+ONLY_THAT = {name for (name, _), flags in REFUSED.items() if flags == KVM_ONLY}
+ONLY_THAT |= {"1-hv_emsr_bitmap", "6-enforce-emsr_bitmap"}
 
 
 def _no_leaf(want: str, got: str) -> bool:
@@ -163,7 +170,7 @@ def run_set(driver: str, name: str) -> Run:
     """Run the set *name*, without the flags that the driver refuses."""
     dump = read(name)
     off = "".join(f",{flag}=off" for flag in refused(driver, name))
-    return run(driver, dump.cpu + off, dump.smp)
+    return run(driver, dump.cpu + off, dump.smp, machine=dump.machine)
 
 
 def beyond(lines: list[tuple[str, str]]) -> Rules:
@@ -256,7 +263,7 @@ def test_the_hosts_numbers(driver: str, name: str) -> None:
 def test_refused_by_name(driver: str, name: str, flags: tuple[str, ...]) -> None:
     """What a driver cannot do it says, and starts nothing."""
     with pytest.raises(ConfigError) as error:
-        run(driver, read(name).cpu, 1)
+        run(driver, read(name).cpu, 1, machine=read(name).machine)
     text = str(error.value)
     assert tuple(part.split(":")[0] for part in text.split("; hv-")) == tuple(
         flag.removeprefix("hv-") if i else flag for i, flag in enumerate(flags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from pyhv.cpu_options import parse_cpu
 from pyhv.errors import ConfigError
 from pyhv.hyperv.choose import FlagError, choose, in_user_table, refusals
 from pyhv.hyperv.cpuid import leaves
+from pyhv.hyperv.machine_types import hyperv_defaults
 
 GOLDEN = Path(__file__).parents[2] / "baseline" / "golden"
 NOT_DUMPS = {"errors.txt", "kvm-supported-hv-cpuid.txt"}
@@ -63,11 +65,17 @@ def read_dump(name: str) -> tuple[str, dict[int, tuple[int, ...]]]:
     return cpu, found
 
 
-def shown(cpu: str, *, user: bool) -> dict[int, tuple[int, ...]]:
+def machine_of(name: str) -> str:
+    """Return the ``-M`` of a dump; most have the newest type."""
+    found = re.search(r"^# machine: (.*)$", (GOLDEN / name).read_text(), re.MULTILINE)
+    return found[1] if found else "pc"
+
+
+def shown(cpu: str, *, user: bool, machine: str = "pc") -> dict[int, tuple[int, ...]]:
     """Return leaf -> registers as pyhv shows them."""
     spec = parse_cpu(cpu)
     table = in_user_table(smt_possible=False) if user else kernel_table()
-    chosen = choose(spec.hv, table, user=user, cpu=cpu)
+    chosen = choose(spec.hv, table, user=user, cpu=cpu, defaults=hyperv_defaults(machine))
     kvm = (KVM_MODEL_BITS[spec.model], 0) if spec.kvm else None
     rows = leaves(chosen, kvm)
     assert [row[1] for row in rows] == [0] * len(rows)
@@ -76,8 +84,8 @@ def shown(cpu: str, *, user: bool) -> dict[int, tuple[int, ...]]:
 
 
 def test_there_are_dumps() -> None:
-    """The oracle is the whole folder: 66 dumps, each with the 25 leaves the probe asked for."""
-    assert len(DUMPS) == 66
+    """The oracle is the whole folder: 77 dumps, each with the 25 leaves the probe asked for."""
+    assert len(DUMPS) == 77
     assert {len(read_dump(name)[1]) for name in DUMPS} == {25}
 
 
@@ -86,7 +94,7 @@ def test_there_are_dumps() -> None:
 def test_leaves_equal_dump(name: str, *, user: bool) -> None:
     """Every hypervisor leaf asked for equals; one that is not given reads as zero."""
     cpu, dump = read_dump(name)
-    mine = shown(cpu, user=user)
+    mine = shown(cpu, user=user, machine=machine_of(name))
     expected = {leaf: value for leaf, value in dump.items() if leaf not in HOST_LEAVES}
     if user and "hv_passthrough" in cpu:
         expected |= USER_PASSTHROUGH
