@@ -23,6 +23,9 @@ pytestmark = [pytest.mark.kvm, pytest.mark.usefixtures("nothing_left")]
 #: It is set, then the guest waits for RESULTS + 8 and compares. FPU and SSE go in and out by
 #: FXRSTOR and FXSAVE: a KVM that emulates CPL 0 knows no more of them.
 STATE = f"""
+        mov %cr4, %rax
+        or $0x600, %eax                         # OSFXSR, OSXMMEXCPT: else no SSE in FXSAVE
+        mov %rax, %cr4
         fxrstor64 area
         mov $0x123450, %eax
         mov %rax, %db0
