@@ -24,6 +24,7 @@ from .kvm.cpuid import Cpuid
 from .kvm.system import Kvm
 from .memory import GuestMemory
 from .restoring import Restoring
+from .seat import Seat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 RTC_IRQ = 8
 
 
-class Machine(Commands, Daemons, Endings, Inspection, Restoring):
+class Machine(Commands, Daemons, Endings, Inspection, Restoring, Seat):
     """A virtual machine.
 
     :param config: a MachineConfig, or None and its fields as keywords

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from .machine import Machine
     from .vmbus.ic import Components
+    from .vmbus.keyboard import SynthKeyboard
     from .vmbus.netvsc import Netvsc
     from .vmbus.server import VmbusServer
     from .vmbus.storvsc import Scsi
@@ -51,9 +52,18 @@ def _components(machine: Machine, server: VmbusServer) -> Components:
     return Components(server)
 
 
+def _keyboard(machine: Machine, server: VmbusServer) -> SynthKeyboard:
+    from .vmbus.keyboard import SynthKeyboard
+
+    keyboard = SynthKeyboard()
+    server.offer(keyboard)
+    return keyboard
+
+
 #: in the order of the offers: Linux probes them so
 OFFERS = (
     Offer("storage", _storage),
     Offer("network", _network),
     Offer("components", _components),
+    Offer("keyboard", _keyboard),
 )

@@ -139,6 +139,7 @@ GUEST_MODULES = [
     "sd_mod",
     "hv_storvsc",
     "hv_netvsc",
+    "hyperv-keyboard",
 ]
 GUEST_INIT = r"""#!/bin/busybox sh
 export PATH=/bin HOME=/root

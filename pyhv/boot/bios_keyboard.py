@@ -21,7 +21,7 @@ VECTOR = 0x16
 QUEUE_KEYS = 128
 
 # rows of keys: the first one's scan code, characters without and with shift
-_ROWS = (
+ROWS = (
     (0x02, "1234567890-=", "!@#$%^&*()_+"),
     (0x10, "qwertyuiop[]", "QWERTYUIOP{}"),
     (0x1E, "asdfghjkl;'`", 'ASDFGHJKL:"~'),
@@ -30,7 +30,7 @@ _ROWS = (
 )
 _SCAN = {
     ord(char): first + i
-    for first, *halves in _ROWS
+    for first, *halves in ROWS
     for half in halves
     for i, char in enumerate(half)
 }

@@ -1,0 +1,87 @@
+"""What one sits at: the machine's keyboard, and the way in which input comes to its driver."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from .errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .board import Board
+    from .events import EventLoop
+    from .keyboard import Keyboard
+    from .stop import Stop
+
+LOOK_S = 0.05
+
+
+class Seat:
+    """The part of Machine that one sits at; any thread but the event loop's may call."""
+
+    board: Board | None
+    call: Callable[[Callable[[], None]], None]
+    events: EventLoop | None
+    ended: Stop | None
+
+    @property
+    def keyboard(self) -> Keyboard:
+        """Its synthetic keyboard: ``vm.keyboard.type("root\\n")``."""
+        from .keyboard import Keyboard
+
+        return Keyboard(self)
+
+    def hand(
+        self, name: str, give: Callable[[Any, Callable[[], None]], bool], timeout: float
+    ) -> None:
+        """Give input to the device ``board.offered[name]`` once its driver is there.
+
+        :param give: called with the device and *taken* on the event loop, again while it returns
+            False; it sees to it that ``taken()`` is called when the driver has all.
+        :param timeout: seconds for both, over resets of the machine.
+        :raises ConfigError: the machine has stopped, or has no such device.
+        :raises TimeoutError: no driver, or it takes nothing.
+        """
+        done, accepted = threading.Event(), threading.Event()
+        deadline = time.monotonic() + timeout
+        while True:
+            if self.ended is not None or self.events is None:
+                raise ConfigError(f"{name}: the machine has stopped")
+            if not accepted.is_set():
+                self._check_offered(name)
+                self._give(name, give, done, accepted, deadline)
+            if done.wait(LOOK_S):
+                return
+            if time.monotonic() >= deadline:
+                state = "does not take the input" if accepted.is_set() else "has no driver for it"
+                raise TimeoutError(f"{name}: after {timeout:g} s the guest {state}")
+
+    def _check_offered(self, name: str) -> None:
+        board = self.board
+        if board is None:
+            return  # a reset: the next one comes
+        if board.vmbus is None:
+            raise ConfigError(f"{name}: it is on VMBus, which needs hv_synic")
+        if board.offered.get(name) is None:
+            raise ConfigError(f"{name}: this machine has none")
+
+    def _give(
+        self, name: str, give: Callable[[Any, Callable[[], None]], bool],
+        done: threading.Event, accepted: threading.Event, deadline: float,
+    ) -> None:  # fmt: skip
+        asked = threading.Event()
+
+        def ask() -> None:
+            board = self.board
+            device = board.offered.get(name) if board is not None else None
+            in_time = time.monotonic() < deadline  # else nobody waits for it any more
+            if in_time and device is not None and give(device, done.set):
+                accepted.set()
+            asked.set()
+
+        self.call(ask)
+        asked.wait(max(0.0, deadline - time.monotonic()))
