@@ -102,7 +102,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
     ),
     "Watching": (
         Option("--trace", "CATEGORY,...", "show what the guest does: exits, msr, hypercall, synic, "
-               "stimer, vmbus, pio, mmio, all"),
+               "stimer, vmbus, ring, console, machine, pio, mmio, all"),
         Option("--trace-format", "text|jsonl|chrome", "default text; chrome is for Perfetto, too",
                choices=("text", "jsonl", "chrome")),
         Option("--trace-file", "FILE", "where the trace goes; default: standard error"),

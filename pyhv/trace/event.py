@@ -15,6 +15,9 @@ CATEGORIES = {
     "synic": "messages, events and interrupts that pyhv sends through the SynIC",
     "stimer": "synthetic timers that are armed and expire (in_user)",
     "vmbus": "channel messages, both ways",
+    "ring": "packets in the rings of VMBus channels, both ways, as pyhv takes and sends them",
+    "console": "lines that the guest writes to its console",
+    "machine": "what the machine is, once a life: CPUID, memory map; and how it ends",
 }
 EXIT_CATEGORIES = frozenset(("exits", "pio", "mmio", "msr", "hypercall"))
 

@@ -44,7 +44,7 @@ class TraceSession:
         if path is not None and wanted is None:
             raise ConfigError("--trace-file: nothing is traced; add --trace exits")
         found = categories(wanted) if wanted is not None else frozenset()
-        self._say, self._machine = say, machine
+        self._say, self._machine, self._wanted = say, machine, found
         self._fd = self._writer = self._top = None
         self._path = path
         sinks: list[Callable[[Event], None]] = []
@@ -78,6 +78,10 @@ class TraceSession:
     def close(self) -> None:
         """Write the rest, and say where it is; the machine must have ended."""
         writer, self._writer = self._writer, None
+        stop = self._machine.ended
+        if writer is not None and "machine" in self._wanted and stop is not None:
+            fields = {"kind": stop.kind, "status": stop.status, "text": stop.text}
+            writer(Event(time.monotonic_ns(), -1, "machine", "end", fields))
         if writer is not None:
             writer.close()
         if self._path is not None and self._fd is not None:

@@ -10,10 +10,10 @@ import time
 
 from ..bus import DATA, OUT, io_word
 from ..errors import GuestFault
-from ..hyperv import tlfs
 from ..kvm import uapi
 from . import names
 from .event import Event
+from .host import HostTracer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,15 +57,7 @@ class Tracer:
                 self._mmio(thread)
             if wanted & {"exits", "hypercall"}:
                 self._exits(thread)
-        if wanted & {"synic", "vmbus"}:
-            self._synic(board)
-        if "vmbus" in wanted:
-            connections = getattr(board.driver, "connections", None)
-            if connections is None:
-                connections = board.driver.partition.connections
-            connections.wrap_messages(self._from_guest)
-        if "stimer" in wanted and hasattr(board.driver, "partition"):
-            self._stimers(board)
+        HostTracer(wanted, self.emit).install(board)
 
     # exits
 
@@ -189,101 +181,6 @@ class Tracer:
                 emit(Event(begin, vcpu, "exits", name, fields, None, now() - begin))
 
         return traced
-
-    # what pyhv does by itself
-
-    def _synic(self, board: Board) -> None:
-        """Wrap the driver's SynicPort; VMBus and in_user's core call it by name."""
-        emit, wanted, driver = self.emit, self.wanted, board.driver
-        post, raise_sint, signaller = (
-            driver.post_message, driver.raise_sint, driver.event_signaller
-        )  # fmt: skip
-
-        def post_message(vp: int, sint: int, message_type: int, payload: bytes) -> None:
-            fields: dict[str, object]
-            if message_type == tlfs.HVMSG_VMBUS and "vmbus" in wanted:
-                name, fields = names.channel_message(payload)
-                emit(Event(now(), -1, "vmbus", name, {"to": "guest"} | fields))
-            elif "synic" in wanted:
-                kind = names.MESSAGE_TYPES.get(message_type, hex(message_type))
-                fields = {"vp": vp, "sint": sint, "type": kind, "bytes": len(payload)}
-                emit(Event(now(), -1, "synic", "post_message", fields))
-            post(vp, sint, message_type, payload)
-
-        driver.post_message = post_message  # type: ignore[method-assign]
-        if "synic" not in wanted:
-            return
-
-        def traced_sint(vp: int, sint: int) -> None:
-            emit(Event(now(), -1, "synic", "raise_sint", {"vp": vp, "sint": sint}))
-            raise_sint(vp, sint)
-
-        def event_signaller(vp: int, sint: int, flag: int) -> Callable[[], None]:
-            plain = signaller(vp, sint, flag)
-            fields: dict[str, object] = {"vp": vp, "sint": sint, "flag": flag}
-
-            def signal() -> None:
-                emit(Event(now(), -1, "synic", "set_event", fields))
-                plain()
-
-            return signal
-
-        driver.raise_sint, driver.event_signaller = traced_sint, event_signaller
-        interrupt = getattr(driver, "interrupt", None)
-        if interrupt is not None:  # in_user: SINTs and direct timers
-
-            def traced_interrupt(vp: int, vector: int) -> bool:
-                sent: bool = interrupt(vp, vector)
-                fields: dict[str, object] = {"vp": vp, "vector": vector}
-                emit(Event(now(), -1, "synic", "interrupt", fields, "sent" if sent else "lost"))
-                return sent
-
-            driver.interrupt = traced_interrupt
-
-    def _from_guest(self, handler: Callable[[int, bytes], int]) -> Callable[[int, bytes], int]:
-        emit = self.emit
-
-        def traced(message_type: int, payload: bytes) -> int:
-            begin = now()
-            name, fields = names.channel_message(payload)
-            status = handler(message_type, payload)
-            fields = {"from": "guest"} | fields
-            emit(Event(begin, -1, "vmbus", name, fields, names.status(status), now() - begin))
-            return status
-
-        return traced
-
-    def _stimers(self, board: Board) -> None:
-        emit, driver = self.emit, board.driver
-        arm, partition = driver.arm_timer, driver.partition
-
-        def arm_timer(vp: int, index: int, due_ticks: int | None) -> None:
-            fields: dict[str, object] = {"vp": vp, "timer": index}
-            if due_ticks is None:
-                emit(Event(now(), -1, "stimer", "disarm", fields))
-            else:
-                wait_ns = (due_ticks - partition.clock.ticks()) * 100
-                emit(Event(now(), -1, "stimer", "arm", fields | {"in_ns": wait_ns}))
-            arm(vp, index, due_ticks)
-
-        driver.arm_timer = arm_timer
-        for vp in partition.vps:
-            self._expiries(vp)
-
-    def _expiries(self, vp: Any) -> None:
-        emit, deliver, index = self.emit, vp.synic.deliver, vp.index
-
-        def traced(sint: int, message_type: int, payload: bytes, *, drop: bool = False) -> Any:
-            sent = deliver(sint, message_type, payload, drop=drop)
-            if message_type == tlfs.HVMSG_TIMER_EXPIRED:
-                fields: dict[str, object] = {
-                    "vp": index, "sint": sint, "timer": int.from_bytes(payload[:4], "little"),
-                }  # fmt: skip
-                result = {None: "slot full", True: "sent", False: "masked"}[sent]
-                emit(Event(now(), -1, "stimer", "expired", fields, result))
-            return sent
-
-        vp.synic.deliver = traced
 
 
 class TracedMsrs(dict):

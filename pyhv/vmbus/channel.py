@@ -55,6 +55,7 @@ class Channel:
     ) -> None:
         self.server, self.device, self.relid = server, device, relid
         self.primary, self.sub_index = primary, sub_index
+        self.packet = device.packet  # what serves a packet; instruments wrap it
         self.state = OFFERED
         self.target_vp = 0
         self.ring_gpadl = self.out_page = 0
@@ -225,7 +226,7 @@ class Channel:
             self._interrupt()
 
     def _drain(self, ring: InRing) -> None:
-        packet, out = self.device.packet, self._out
+        packet, out = self.packet, self._out
         assert out is not None
         budget = PACKETS_PER_WAKE
         ring.mask()

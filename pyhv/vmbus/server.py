@@ -75,6 +75,7 @@ class VmbusServer(SavedServer):
         self._inbox_called = self._closed = False
         self._doorbell = SharedDoorbell(self)
         self._trace = trace
+        self.new_channel: list[Callable[[Channel], None]] = []  # instruments wrap what it calls
         self._waiting = synic.messages_waiting
         synic.connect_messages(p.VMBUS_MESSAGE_CONNECTION_ID, self._posted)
         if self.max_version >= p.VERSION_WIN10_V5:
@@ -122,6 +123,8 @@ class VmbusServer(SavedServer):
             relid = relid % p.MAX_RELID + 1
         self._next_relid = relid % p.MAX_RELID + 1
         channel = self.channels[relid] = Channel(self, device, relid, primary, number)
+        for function in self.new_channel:
+            function(channel)
         if self._offers_wanted:
             self._send_offer(channel)
         return channel

@@ -134,3 +134,23 @@ def test_command_line(tmp_path: pathlib.Path) -> None:
         [*command[:-4]], cwd=root, capture_output=True, text=True, timeout=SECONDS
     )
     assert "out(port=0x80, device=-, size=1, value=0x42) <0." in text.stderr
+
+
+def test_all_of_the_demo(tmp_path: pathlib.Path) -> None:
+    """Every category at once, on a guest that uses timers, MSRs and hypercalls."""
+    path = tmp_path / "t.jsonl"
+    command = [
+        sys.executable, "-m", "pyhv", "run", "--hyperv", "user", "--trace", "all",
+        "--trace-format", "jsonl", "--trace-file", str(path), "--time-limit", "60",
+    ]  # fmt: skip
+    root = pathlib.Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=2 * SECONDS)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(row) for row in path.read_text().splitlines()]
+    assert {"machine", "console", "msr", "hypercall", "stimer", "synic", "pio"} <= {
+        event["category"] for event in events
+    }
+    assert [event["name"] for event in (events[0], events[-1])] == ["board", "end"]
+    assert sum(event["name"] == "expired" for event in events) >= 100
+    lines = [event["fields"]["text"] for event in events if event["category"] == "console"]
+    assert lines == [text for text in done.stdout.splitlines() if text.strip()]

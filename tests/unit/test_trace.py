@@ -57,7 +57,7 @@ class FakeDriver:
 
 class FakeBoard:
     def __init__(self, name: str, memory: GuestMemory) -> None:
-        self.bus, self.driver = Bus(), FakeDriver(name, memory)
+        self.bus, self.driver, self.vmbus = Bus(), FakeDriver(name, memory), None
         self.bus.claim_pio(0x3F8, 8, Uart(lambda data: None, lambda level: None))
         self.thread = VcpuThread(FakeVcpu(), self.bus, lambda thread, error: None)
         self.threads = [self.thread]
@@ -343,7 +343,7 @@ class FakeMachine:
     """What a session asks of a machine; ``tick`` runs what waits for a second."""
 
     def __init__(self, board: FakeBoard) -> None:
-        self.board, self.events, self.waiting = board, self, []
+        self.board, self.events, self.waiting, self.ended = board, self, [], None
 
     def add_instrument(self, install: Callable[[FakeBoard], None]) -> None:
         install(self.board)

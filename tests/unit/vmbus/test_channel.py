@@ -41,7 +41,7 @@ def test_a_batch_is_one_wake_and_one_interrupt(bench: Bench) -> None:
 def test_interrupts_are_masked_while_the_host_works(bench: Bench) -> None:
     """What the guest adds meanwhile is served in the same wake, without its signal."""
     channel, masks = bench.channel, []
-    serve = bench.device.packet
+    serve = bench.host.packet
 
     def served(*arguments) -> None:
         masks.append(channel.word(channel.out_pages, 8))
@@ -49,7 +49,7 @@ def test_interrupts_are_masked_while_the_host_works(bench: Bench) -> None:
             assert not channel.put(packet(6, b"another.", len(masks)))
         serve(*arguments)
 
-    bench.host.device.packet = served
+    bench.host.packet = served
     channel.send(packet(6, b"first..."))
     assert masks == [1] * 5
     assert bench.host.wakes == 1
@@ -191,7 +191,7 @@ def test_a_device_may_lose_its_channel_in_the_middle(bench: Bench) -> None:
         bench.device.packets.append(())
         server.rescind(bench.device)
 
-    bench.host.device.packet = packet_rescinds
+    bench.host.packet = packet_rescinds
     for _ in range(3):
         bench.channel.put(packet(6, b"12345678"))
     before = bench.channel.word(bench.channel.out_pages, 4)

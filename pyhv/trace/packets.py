@@ -1,0 +1,91 @@
+"""Ring packets into names and fields: what storvsc, netvsc and the integration components say."""
+
+from __future__ import annotations
+
+from ..vmbus import netvsc_protocol, protocol, scsi, storvsc
+from . import names
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .names import Fields
+
+KINDS = {value: name for name, value in vars(protocol).items() if name.startswith("VM_PKT_")}
+STOR = {
+    getattr(storvsc, name): name
+    for name in ("COMPLETE_IO", "EXECUTE_SRB", "RESET_LUN", "RESET_ADAPTER", "RESET_BUS",
+                 "BEGIN_INITIALIZATION", "END_INITIALIZATION", "QUERY_PROTOCOL_VERSION",
+                 "QUERY_PROPERTIES", "ENUMERATE_BUS", "CREATE_SUB_CHANNELS")
+}  # fmt: skip
+CDBS = {
+    value: name
+    for name, value in vars(scsi).items()
+    if name.isupper() and isinstance(value, int) and name not in (
+        "GOOD", "CHECK_CONDITION", "NO_SENSE", "MEDIUM_ERROR", "HARDWARE_ERROR", "ILLEGAL_REQUEST",
+        "UNIT_ATTENTION", "DATA_PROTECT", "READ_CAPACITY_16", "SENSE_LENGTH",
+    )
+}  # fmt: skip
+NVSP = {
+    value: name
+    for name, value in vars(netvsc_protocol).items()
+    if name.startswith("NVSP_MSG") and "_TYPE_" in name
+}
+ICMSG = {0: "NEGOTIATE", 1: "HEARTBEAT", 2: "KVPEXCHANGE", 3: "SHUTDOWN", 4: "TIMESYNC", 5: "VSS"}
+IC_TYPE_AT = 12  # behind vmbuspipe_hdr and the frame's version
+CDB_AT = 28
+
+
+def _u32(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 4], "little")
+
+
+def _scsi(data: bytes) -> Fields:
+    operation = _u32(data, 0)
+    found: Fields = {"message": STOR.get(operation, f"operation {operation}")}
+    if operation == storvsc.EXECUTE_SRB and len(data) > CDB_AT + 10:
+        code = data[CDB_AT]
+        found["cdb"] = CDBS.get(code, f"{code:#04x}")
+        if code in (scsi.READ_10, scsi.WRITE_10):
+            found["lba"] = int.from_bytes(data[CDB_AT + 2 : CDB_AT + 6], "big")
+            found["blocks"] = int.from_bytes(data[CDB_AT + 7 : CDB_AT + 9], "big")
+    elif operation == storvsc.COMPLETE_IO and len(data) > 15:
+        found |= {"srb_status": data[14], "scsi_status": data[15]}
+    return found
+
+
+def _net(data: bytes) -> Fields:
+    kind = _u32(data, 0)
+    return {"message": NVSP.get(kind, f"message {kind}")} if data else {}
+
+
+def _component(data: bytes) -> Fields:
+    if len(data) < IC_TYPE_AT + 2:
+        return {}
+    kind = int.from_bytes(data[IC_TYPE_AT : IC_TYPE_AT + 2], "little")
+    return {"message": f"ICMSGTYPE_{ICMSG[kind]}" if kind in ICMSG else f"icmsg {kind}"}
+
+
+#: what a packet of a class says; of other classes only type and size are shown
+DECODERS: dict[str, Callable[[bytes], Fields]] = {
+    protocol.GUID_SCSI: _scsi,
+    protocol.GUID_NET: _net,
+    protocol.GUID_HEARTBEAT: _component,
+    protocol.GUID_SHUTDOWN: _component,
+    protocol.GUID_TIMESYNC: _component,
+}
+
+
+def packet(guid: str, kind: int, transaction: int, data: bytes) -> tuple[str, Fields]:
+    """Return a packet's type by name, and its fields; *data* is behind the type's own header."""
+    fields: Fields = {"class": names.CLASS_NAMES.get(guid, guid), "transaction": transaction}
+    decode = DECODERS.get(guid)
+    if decode is not None:
+        fields |= decode(data)
+    return KINDS.get(kind, f"packet {kind}"), fields | {"bytes": len(data)}
+
+
+def sent(guid: str, data: bytes) -> tuple[str, Fields]:
+    """Return the same of a packet of the host's, with its ring header."""
+    kind, offset8, _, _, transaction = protocol.PACKET_HEADER.unpack_from(data)
+    return packet(guid, kind, transaction, data[offset8 * 8 :])
