@@ -43,6 +43,7 @@ and looks things up (each has --help):
   pyhv doctor                           why /dev/kvm does not work
   pyhv cpuid dump.txt                   a CPUID dump in names and as flags
   pyhv audit trace.jsonl                what of it a guest used, why not more
+  pyhv report trace.jsonl -o out.html   a trace as a page to look at
 
 On a terminal, Ctrl-A x quits. Not installed? Write python3 -m pyhv for pyhv."""
 
@@ -285,7 +286,7 @@ def _lookup(name: str) -> Callable[[list[str]], int]:
 
 
 #: the commands of pyhv/lookup, which only they import
-LOOKUP = ("explain", "caps", "doctor", "cpuid", "audit", "completion")
+LOOKUP = ("explain", "caps", "doctor", "cpuid", "audit", "report", "completion")
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run_command,

@@ -132,6 +132,29 @@ AUDIT = Command(
     most=1,
 )
 
+REPORT = Command(
+    "report",
+    "a trace as one HTML page: timeline, exits, MSRs, hypercalls, VMBus",
+    "[TRACE|-]",
+    (
+        "Turns a trace into one HTML file that needs no network: boot timeline and console, exits "
+        "by reason over time, CPUID, MSRs and hypercalls by name, the messages on VMBus, the "
+        "memory map.",
+        "The trace is what pyhv run --trace all --trace-format jsonl --trace-file FILE writes; "
+        "of categories that it does not have the page says so.",
+    ),
+    (
+        Switch(("-o", "--output"), "FILE", "where the page goes; default: standard output"),
+        Switch(("--title",), "TEXT", "its title; default: the trace's name"),
+    ),
+    ((0, "the page is made"), (1, "it cannot be written"), (2, "no trace, or wrong options")),
+    (
+        "pyhv run --trace all --trace-format jsonl --trace-file t.jsonl",
+        "pyhv report t.jsonl -o report.html",
+    ),
+    most=1,
+)
+
 COMPLETION = Command(
     "completion",
     "a shell's completion of commands, options and flags",
@@ -144,13 +167,18 @@ COMPLETION = Command(
 )
 
 COMMANDS: dict[str, Command] = {
-    command.name: command for command in (EXPLAIN, CAPS, DOCTOR, CPUID, AUDIT, COMPLETION)
+    command.name: command
+    for command in (EXPLAIN, CAPS, DOCTOR, CPUID, AUDIT, REPORT, COMPLETION)
 }
+
+#: commands whose module has another name
+MODULES = {"report": "webpage"}
 
 
 def run(name: str, arguments: list[str]) -> tuple[str, int]:
     """Run a command; return what to print and the status."""
     import importlib
 
-    text, status = importlib.import_module(f".{name}", __package__).main(arguments)
+    module = importlib.import_module(f".{MODULES.get(name, name)}", __package__)
+    text, status = module.main(arguments)
     return text, status

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Emit = Callable[[Event], None]
 
 LINE_LIMIT = 500  # bytes of a console line that go into one event
-GATHER_NS = 100_000_000  # an unfinished line that nothing follows for so long is a prompt
+GATHER_NS = 1_000_000_000  # an unfinished line that nothing follows for so long is a prompt
 now = time.monotonic_ns
 
 

@@ -35,7 +35,8 @@ ROWS = {
     "guestcpu": 5, "guestcpuid": 5, "console": 5, "outlet": 5, "firmware_files": 5,
     "": 6, "cli": 6, "__main__": 6, "options": 6, "terminal": 6, "progress": 6, "report": 6,
     "crashes": 6, "listings": 6,
-    "running": 6, "lookup": 6, "watching": 6, "pytest_plugin": 6, "leftovers": 6, "shell": 6,
+    "running": 6, "lookup": 6, "page": 6, "watching": 6,
+    "pytest_plugin": 6, "leftovers": 6, "shell": 6,
 }  # fmt: skip
 #: may be used by everybody: protocols without behaviour
 FREE = {"hyperv.driver"}

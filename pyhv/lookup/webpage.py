@@ -1,0 +1,64 @@
+"""``pyhv report``: a trace in JSON Lines as one HTML file (report.py at the top is the text)."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import ConfigError, HostError
+from ..page.document import document
+from ..page.story import Story
+from . import commands
+from .arguments import help_text, parse
+from .text import printable
+
+LINE_LIMIT = 1 << 16  # characters; what is longer is no event
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TextIO
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    while line := file.readline(LINE_LIMIT):
+        yield line
+
+
+def read(name: str) -> Story:
+    """Return what the trace in the file *name*, or on standard input for ``-``, tells.
+
+    :raises ConfigError: it cannot be read, or has not one event.
+    """
+    shown = "standard input" if name == "-" else name
+    try:
+        with open(0 if name == "-" else name, encoding="utf-8", errors="replace") as file:
+            story = Story().read(_lines(file))
+    except OSError as error:
+        raise ConfigError(f"{printable(shown)}: {error.strerror}") from error
+    if not story.events:
+        raise ConfigError(
+            f"{printable(shown)}: no event in it; pyhv report takes what pyhv run --trace all "
+            "--trace-format jsonl --trace-file FILE writes"
+        )
+    return story
+
+
+def main(arguments: list[str]) -> tuple[str, int]:
+    """Return what to print, and the status."""
+    command = commands.REPORT
+    parsed = parse(command, arguments)
+    if "h" in parsed:
+        return help_text(command), 0
+    name = parsed.words[0] if parsed.words else "-"
+    story = read(name)
+    title = parsed.values.get("title") or ("a trace" if name == "-" else os.path.basename(name))
+    text = document(story, title)
+    out = parsed.values.get("o")
+    if out is None:
+        return text, 0
+    try:
+        with open(out, "w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+    except OSError as error:
+        raise HostError(f"-o {printable(out)}: {error.strerror}") from error
+    return f"{story.events} events, {len(text) >> 10} KiB in {printable(out)}", 0

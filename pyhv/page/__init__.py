@@ -1,0 +1,1 @@
+"""A trace as one HTML file: collected (story), drawn (charts, bus), put together (document)."""
