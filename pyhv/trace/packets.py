@@ -19,12 +19,12 @@ STOR = {
                  "QUERY_PROPERTIES", "ENUMERATE_BUS", "CREATE_SUB_CHANNELS")
 }  # fmt: skip
 CDBS = {
-    value: name
-    for name, value in vars(scsi).items()
-    if name.isupper() and isinstance(value, int) and name not in (
-        "GOOD", "CHECK_CONDITION", "NO_SENSE", "MEDIUM_ERROR", "HARDWARE_ERROR", "ILLEGAL_REQUEST",
-        "UNIT_ATTENTION", "DATA_PROTECT", "READ_CAPACITY_16", "SENSE_LENGTH",
-    )
+    getattr(scsi, name): name
+    for name in ("TEST_UNIT_READY", "REQUEST_SENSE", "READ_6", "WRITE_6", "INQUIRY", "MODE_SENSE_6",
+                 "START_STOP_UNIT", "ALLOW_MEDIUM_REMOVAL", "READ_CAPACITY_10", "READ_10",
+                 "WRITE_10", "VERIFY_10", "SYNCHRONIZE_CACHE_10", "WRITE_SAME_10", "UNMAP",
+                 "MODE_SENSE_10", "READ_16", "WRITE_16", "VERIFY_16", "SYNCHRONIZE_CACHE_16",
+                 "WRITE_SAME_16", "SERVICE_ACTION_IN_16", "REPORT_LUNS", "READ_12", "WRITE_12")
 }  # fmt: skip
 NVSP = {
     value: name
