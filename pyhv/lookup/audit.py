@@ -35,12 +35,15 @@ UNSEEN = {"hv-relaxed", "hv-avic", "hv-evmcs", "hv-emsr-bitmap", "hv-xmm-input",
 STATE = (
     t.HV_X64_MSR_GUEST_OS_ID, t.HV_X64_MSR_HYPERCALL, t.HV_X64_MSR_REFERENCE_TSC,
     t.HV_X64_MSR_VP_ASSIST_PAGE, t.HV_X64_MSR_SCONTROL, t.HV_X64_MSR_SIMP, t.HV_X64_MSR_SIEFP,
-    t.HV_X64_MSR_REENLIGHTENMENT_CONTROL, *SINTS, *STIMERS,
+    t.HV_X64_MSR_REENLIGHTENMENT_CONTROL, *SINTS, *STIMERS, *(number + 1 for number in STIMERS),
 )  # fmt: skip
 
 
 def enabled(name: str, case: Case) -> str:
-    """Return ``yes``, ``no``, or "-" where there is nothing to enable."""
+    """Return ``yes``, ``no``, or "-" where there is nothing to enable.
+
+    Where KVM kept the MSRs they were read at the end: a guest may have enabled and disabled it.
+    """
     if name not in ENABLES:
         return "-"
     numbers, mask = ENABLES[name]
@@ -50,7 +53,9 @@ def enabled(name: str, case: Case) -> str:
     touched = {*numbers, *FLAGS[name].msrs}
     if any(evidence.writes[number] for number in touched if number not in evidence.last):
         return "?"  # a histogram has no values
-    return "no"
+    if name == "hv-stimer" and not evidence.counted and case.timer_armed():
+        return "yes"
+    return "no" if evidence.counted else "not at end"
 
 
 def used(name: str, case: Case) -> str:
@@ -58,7 +63,7 @@ def used(name: str, case: Case) -> str:
     row, evidence = FLAGS[name], case.evidence
     if name in UNSEEN:
         return "cannot be seen from outside"
-    if name == "hv-stimer-direct":  # a bit in the timers' MSRs
+    if name == "hv-stimer-direct" and evidence.counted:  # a bit in the timers' MSRs
         return "counted with hv-stimer" if enabled(name, case) == "yes" else "nothing"
     reads = sum(evidence.reads[number] for number in row.msrs)
     writes = sum(evidence.writes[number] for number in row.msrs)

@@ -48,6 +48,15 @@ class Case:
             self.evidence.calls[code] for code in row.hypercalls
         )
 
+    def timer_armed(self) -> bool:
+        """Tell whether a synthetic timer was ever set; a disabled one keeps its count."""
+        evidence = self.evidence
+        return any(
+            evidence.writes[number] or evidence.last.get(number)
+            for config in STIMERS
+            for number in (config, config + 1)
+        )
+
     @property
     def os(self) -> str:
         """Return ``Linux``, ``Windows``, ``another`` by GUEST_OS_ID (TLFS 2.6), "" if unwritten."""
@@ -125,11 +134,7 @@ def auto_eoi(case: Case) -> str:
 
 def timers(case: Case) -> str:
     """Synthetic timers are advertised and none was armed."""
-    evidence = case.evidence
-    armed = any(
-        evidence.writes[n] or evidence.writes[n + 1] or evidence.last.get(n) for n in STIMERS
-    )
-    if not case.shows("hv-stimer") or armed or not case.os:
+    if not case.shows("hv-stimer") or case.timer_armed() or not case.os:
         return ""
     if not case.shows("hv-stimer-direct") and case.os == "Linux":
         return ("hv-stimer is not used: without hv-stimer-direct Linux takes its timers only once "
@@ -177,7 +182,8 @@ def lazy_eoi(case: Case) -> str:
     page = case.written(t.HV_X64_MSR_VP_ASSIST_PAGE, t.HV_PAGE_ENABLE)
     if not case.shows("hv-vapic") or page or not case.os:
         return ""
-    return "hv-vapic: the VP assist page was never enabled; the guest writes EOI to the APIC"
+    when = "was never" if case.evidence.counted else "is not (at the end)"
+    return f"hv-vapic: the VP assist page {when} enabled; the guest writes EOI to the APIC"
 
 
 #: in the order in which they are told; the first two are what costs most

@@ -61,3 +61,5 @@ def test_the_demo_is_audited(hyperv) -> None:
         assert "reads of HV_X64_MSR_TIME_REF_COUNT" not in report  # a handful, not a million
     else:
         assert "KVM serves it, no count" in rows["hv-time"]
+        assert re.match(r"hv-vapic +yes +not at end ", rows["hv-vapic"])
+    assert "hv-stimer is not used" not in report

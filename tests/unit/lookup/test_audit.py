@@ -283,3 +283,21 @@ def test_a_guest_without_hyperv_has_no_table() -> None:
     text, status = audit.show(case("host,kvm=off"), as_json=False)
     assert text == "the guest never said what it is\nno Hyper-V flag is advertised"
     assert status == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"), [({}, "not at end"), ({STIMER0 + 1: 12345}, "yes"), ({STIMER0: 3}, "yes")]
+)
+def test_what_kvm_kept_at_the_end_is_not_taken_for_all_there_was(state, shown) -> None:
+    """A guest that disabled its timers before it ended leaves their counts."""
+    cpu = "host,kvm=off,hv_vpindex,hv_time,hv_synic,hv_stimer,hv_stimer_direct,hv_vapic"
+    one = case(cpu)
+    one.evidence.counted = False
+    for number, value in {OS_ID: LINUX, **state}.items():
+        one.evidence.state(number, value)
+    found = {row[0]: row for row in audit.rows(one)}
+    assert found["hv-stimer"][2] == shown
+    assert found["hv-vapic"][2] == "not at end"
+    assert found["hv-stimer-direct"][3] == "KVM serves it, no count"
+    assert ("hv-stimer is not used" in said(one)) == (not state)
+    assert "the VP assist page is not (at the end) enabled" in said(one)
