@@ -62,6 +62,7 @@ class Channel:
         self.data: object = None
         self.wakes = self.packets = self.signals = 0
         self._waiting: deque[bytes] = deque()
+        self._held = False
         self._fd = -1
         self._in: InRing | None = None
         self._out: OutRing | None = None
@@ -112,6 +113,7 @@ class Channel:
         os.close(self._fd)
         self._fd, self._in, self._out, self._interrupt = -1, None, None, _nothing
         self._waiting.clear()
+        self._held = False
         if self.state == OPEN:
             self.state = OFFERED
         self.device.closed(self)
@@ -146,6 +148,17 @@ class Channel:
             os.eventfd_write(self._fd, 1)
 
     # for devices
+
+    @property
+    def waiting(self) -> int:
+        """How many packets wait for room in the guest's ring."""
+        return len(self._waiting)
+
+    def hold(self, held: bool) -> None:
+        """Serve no packets for now; or serve them again, those that lie there soon."""
+        if self._held and not held:
+            self.ring()
+        self._held = held
 
     def send(self, packet: bytes) -> bool:
         """Send a packet with its header, a multiple of 8 bytes.
@@ -195,7 +208,7 @@ class Channel:
         assert ring is not None
         self._draining = True
         try:
-            if not self._waiting or self._flush():
+            if self._made_room():
                 self._drain(ring)
             else:
                 self._look_again()
@@ -203,6 +216,15 @@ class Channel:
             self.server.broken(error, self)
         finally:
             self._draining = False
+
+    def _made_room(self) -> bool:
+        """Put in what waits, tell the device; False while something waits."""
+        if not self._waiting:
+            return True
+        if not self._flush():
+            return False
+        self.device.writable(self)
+        return self._in is None or self._flush()
 
     def _flush(self) -> bool:
         """Put what waits into the ring and publish; False while something still waits."""
@@ -226,11 +248,13 @@ class Channel:
             self._interrupt()
 
     def _drain(self, ring: InRing) -> None:
+        if self._in is not ring:
+            return
         packet, out = self.packet, self._out
         assert out is not None
         budget = PACKETS_PER_WAKE
         ring.mask()
-        while True:
+        while not self._held:
             batch = ring.take()
             if not batch:
                 if ring.unmask():
@@ -238,7 +262,7 @@ class Channel:
                     continue
                 return
             at, length, count = 0, len(batch), 0
-            while at < length and count < PACKETS_PER_SIGNAL:
+            while at < length and count < PACKETS_PER_SIGNAL and not self._held:
                 if length - at < HEADER:
                     raise BrokenRule("ring-packet", f"{length - at} bytes left")
                 kind, offset8, length8, flags, transaction = _header(batch, at)
@@ -257,7 +281,9 @@ class Channel:
             if self._in is not ring:
                 return
             wanted = ring.advance(at)
-            flushed = not self._waiting or self._flush()
+            flushed = self._made_room()
+            if self._in is not ring:
+                return
             self._publish(out)
             if wanted:
                 self.signals += 1

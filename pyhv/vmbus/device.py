@@ -62,6 +62,9 @@ class Device:
     def batch_done(self, channel: Channel) -> None:
         """What lay in the ring has been served; what is sent now still goes with it."""
 
+    def writable(self, channel: Channel) -> None:
+        """What waited for room in the guest's ring (``channel.waiting``) is in it now."""
+
     def packet(
         self,
         channel: Channel,

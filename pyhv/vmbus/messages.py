@@ -113,9 +113,13 @@ def unload(server: VmbusServer, message: bytes) -> None:
 
 
 def tl_connect(server: VmbusServer, message: bytes) -> None:
-    """21: hv_sock; nobody listens here yet."""
+    """21: hv_sock; answered by an offer, or by 23 (which Linux does not look at)."""
     endpoint, service = p.TL_CONNECT.unpack_from(message)
     status = p.STATUS_CONNECTION_REFUSED
+    if server.sockets is not None and server.offering:
+        status = server.sockets.request(endpoint, service)
+    if status == p.STATUS_SUCCESS:
+        return
     server.send(p.TL_RESULT.pack(p.CHANNELMSG_TL_CONNECT_RESULT, 0, endpoint, service, status))
 
 

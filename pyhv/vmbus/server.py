@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ..memory import GuestMemory
     from .device import Device
     from .gpadl import Gpadl
+    from .hvsock import HvSockets
 
 INBOX_LIMIT = 256  # messages of the guest not yet looked at
 OUTBOX_LIMIT = 4096  # messages to the guest not yet in its slot; all offers and replies fit
@@ -69,6 +70,7 @@ class VmbusServer(SavedServer):
         self.channels: dict[int, Channel] = {}
         self.gpadls = GpadlTable(memory)
         self._devices: list[Device] = []
+        self.sockets: HvSockets | None = None  # None: whoever calls is refused
         self._offers_wanted = False
         self._next_relid = 1
         self._inbox: deque[bytes] = deque()
@@ -161,6 +163,8 @@ class VmbusServer(SavedServer):
         self.version = None
         self._offers_wanted = False
         self._doorbell.close()
+        if self.sockets is not None:
+            self.sockets.reset()
         for channel in sorted(self.channels.values(), key=lambda one: -one.sub_index):
             channel.close()
             if channel.primary is not None or channel.state == RESCINDED:
@@ -238,6 +242,11 @@ class VmbusServer(SavedServer):
             self.broken(error)
 
     # what the handlers in messages.py use
+
+    @property
+    def offering(self) -> bool:
+        """Whether the guest has asked for offers."""
+        return self._offers_wanted
 
     def contact(self, version: int, vp: int, sint: int) -> None:
         """Begin anew with *version* if it is one of ours, and answer."""
