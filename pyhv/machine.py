@@ -25,6 +25,7 @@ from .kvm.system import Kvm
 from .memory import GuestMemory
 from .restoring import Restoring
 from .seat import Seat
+from .streams import Streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 RTC_IRQ = 8
 
 
-class Machine(Commands, Daemons, Endings, Inspection, Restoring, Seat):
+class Machine(Commands, Daemons, Endings, Inspection, Restoring, Seat, Streams):
     """A virtual machine.
 
     :param config: a MachineConfig, or None and its fields as keywords
@@ -306,6 +307,8 @@ class Machine(Commands, Daemons, Endings, Inspection, Restoring, Seat):
             self._bury()
         for nic, _ in self.nics:
             nic.close()
+        if self.sockets is not None:
+            self.sockets.close()
 
     def wait(self, timeout: float | None = None) -> Stop:
         """Return why the machine stopped.

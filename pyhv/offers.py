@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .machine import Machine
+    from .vmbus.hvsock import HvSockets
     from .vmbus.ic import Components
     from .vmbus.keyboard import SynthKeyboard
     from .vmbus.netvsc import Netvsc
@@ -60,10 +61,15 @@ def _keyboard(machine: Machine, server: VmbusServer) -> SynthKeyboard:
     return keyboard
 
 
+def _sockets(machine: Machine, server: VmbusServer) -> HvSockets | None:
+    return None if machine.sockets is None else machine.sockets.attach(server)
+
+
 #: in the order of the offers: Linux probes them so
 OFFERS = (
     Offer("storage", _storage),
     Offer("network", _network),
     Offer("components", _components),
     Offer("keyboard", _keyboard),
+    Offer("sockets", _sockets),
 )

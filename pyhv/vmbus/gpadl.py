@@ -166,6 +166,10 @@ class GpadlTable:
         """Return the GPADL of any channel, complete or not."""
         return self._table.get(gpadl)
 
+    def lent(self, relid: int) -> bool:
+        """Tell whether the guest has begun to lend *relid* memory: it is opening the channel."""
+        return relid in self._pages
+
     def remove_all_of(self, relid: int) -> None:
         """Forget what *relid* was lent; its offer is gone."""
         for gpadl in [one for one in self._table.values() if one.relid == relid]:

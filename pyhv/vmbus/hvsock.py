@@ -79,6 +79,7 @@ class HvSocket(Device):
         self.user_data = bytes((0, 0, 0, 0, from_host))
         self._sockets, self._end = sockets, end
         self._channel: Channel | None = None
+        self.relid = 0
         self._taken = self._sent_fin = self._got_fin = self._finishing = self._over = False
 
     # the bus
@@ -124,6 +125,11 @@ class HvSocket(Device):
             self._end.writable()
 
     # the host's side
+
+    @property
+    def begun(self) -> bool:
+        """Whether the guest has begun to take it: it has a listener, and is slow."""
+        return self.server is not None and self.server.gpadls.lent(self.relid)
 
     def send(self, data: bytes) -> bool:
         """Send *data*; False: it waits for room in the ring, and ``end.writable`` will be called.
@@ -225,7 +231,7 @@ class HvSockets:
 
     def _offer(self, connection: HvSocket) -> None:
         self.connections.add(connection)
-        self.server.offer(connection)
+        connection.relid = self.server.offer(connection).relid
 
     def reset(self) -> None:
         """The guest has gone: so have its connections."""

@@ -1,0 +1,1 @@
+"""Streams to and from the guest over hv_sock, as sockets of this host."""
