@@ -211,7 +211,7 @@ class Turn:
                 while not frame.done:
                     self._check()
                     if shell._life != self._life:
-                        raise HostError(f"{self.what}: the guest was reset meanwhile")
+                        raise WasReset(f"{self.what}: the guest was reset meanwhile")
                     left = deadline - time.monotonic()
                     if left <= 0:
                         raise self._late(frame)
@@ -247,6 +247,16 @@ class Turn:
 
     def _greet(self) -> None:
         """See that a shell with our functions is at the other end."""
+        while True:
+            self._life = self.shell._life
+            try:
+                self._meet()
+                return
+            except WasReset:  # nothing was asked of the guest yet
+                if not self.left():
+                    raise
+
+    def _meet(self) -> None:
         shell = self.shell
         if shell._ready:
             nonce = secrets.token_hex(8)
@@ -283,6 +293,10 @@ class Turn:
         except GuestTimeout:
             return False
         return True
+
+
+class WasReset(HostError):
+    """The guest began anew while it was asked."""
 
 
 class Refused(HostError):

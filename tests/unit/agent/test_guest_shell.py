@@ -184,6 +184,16 @@ def test_a_reset_ends_what_was_asked(dash) -> None:
     assert run(dash, "echo again").text == "again\n"
 
 
+def test_a_reset_before_anything_was_asked_is_waited_for() -> None:
+    """Machine.reset() returns before the reset: the next call may begin in the old life."""
+    typed: list[bytes] = []
+    guest = GuestShell(lambda data: typed.append(data) or len(data), lambda: None, str, "none")
+    threading.Timer(0.2, guest.renew).start()
+    with pytest.raises(GuestTimeout, match="no shell answered"):
+        guest.run("true", 0.6, LIMIT, b"")
+    assert len(typed) >= 2
+
+
 def test_the_shell_died(dash, monkeypatch) -> None:
     monkeypatch.setattr("pyhv.agent.shell.ALIVE_S", 0.3)
     monkeypatch.setattr("pyhv.agent.shell.PROBE_S", 0.3)
