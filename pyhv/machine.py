@@ -12,6 +12,7 @@ import sys
 import threading
 
 from . import loading, runloop
+from .ballooning import Ballooning
 from .board import Board
 from .commands import Commands
 from .control import PATIENCE_S, Control
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 RTC_IRQ = 8
 
 
-class Machine(Commands, Daemons, Endings, Inspection, Restoring, Seat, Streams):
+class Machine(Ballooning, Commands, Daemons, Endings, Inspection, Restoring, Seat, Streams):
     """A virtual machine.
 
     :param config: a MachineConfig, or None and its fields as keywords

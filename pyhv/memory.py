@@ -95,8 +95,11 @@ class GuestMemory:
 
     ``bytes``, ``u32`` and ``u64`` are memoryviews of the whole mapping. An item
     store through ``u32``/``u64`` is one aligned store; their index is
-    ``offset(gpa, n) // 4`` (or 8).
+    ``offset(gpa, n) // 4`` (or 8). ``adopted``: RAM came from a snapshot; a page that is discarded
+    then has what it had there, else zeros.
     """
+
+    adopted = False
 
     def __init__(self, size_bytes: int) -> None:
         if size_bytes < 1 << 20 or size_bytes % PAGE_SIZE:
@@ -116,7 +119,7 @@ class GuestMemory:
         except (OSError, OverflowError, ValueError) as error:
             raise HostError(f"{size_bytes >> 20} MiB of guest RAM: {error}") from error
         self._pin = ctypes.c_char.from_buffer(self.mapping)
-        skip = -ctypes.addressof(self._pin) % align
+        self._skip = skip = -ctypes.addressof(self._pin) % align
         self.address = ctypes.addressof(self._pin) + skip  # host virtual address of gpa 0
         if align == HUGE_PAGE:
             try:
@@ -215,6 +218,15 @@ class GuestMemory:
         if _mmap()(self.address, self.size, prot, flags, fd, at) != self.address:
             code = ctypes.get_errno()
             raise HostError(f"{self.size >> 20} MiB of a snapshot's RAM: {os.strerror(code)}")
+        self.adopted = True
+
+    def discard(self, gpa: int, length: int) -> None:
+        """Give whole pages back to the host; they stay RAM. What is in them then: ``adopted``.
+
+        :raises BadGpa: not all RAM. OSError: the host will not.
+        """
+        at = self.offset(gpa, length)
+        self.mapping.madvise(mmap.MADV_DONTNEED, self._skip + at, length)
 
     def close(self) -> None:
         """Give the mapping back; a view still held elsewhere keeps it, without an error."""

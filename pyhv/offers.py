@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .machine import Machine
+    from .vmbus.balloon import Balloon
     from .vmbus.hvsock import HvSockets
     from .vmbus.ic import Components
     from .vmbus.keyboard import SynthKeyboard
@@ -65,6 +66,14 @@ def _sockets(machine: Machine, server: VmbusServer) -> HvSockets | None:
     return None if machine.sockets is None else machine.sockets.attach(server)
 
 
+def _balloon(machine: Machine, server: VmbusServer) -> Balloon:
+    from .vmbus.balloon import Balloon
+
+    balloon = Balloon()
+    server.offer(balloon)
+    return balloon
+
+
 #: in the order of the offers: Linux probes them so
 OFFERS = (
     Offer("storage", _storage),
@@ -72,4 +81,5 @@ OFFERS = (
     Offer("components", _components),
     Offer("keyboard", _keyboard),
     Offer("sockets", _sockets),
+    Offer("balloon", _balloon),
 )

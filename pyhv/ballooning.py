@@ -1,0 +1,114 @@
+"""How much memory a guest has, and how much it needs: the host side of vmbus/balloon.py."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from .errors import ConfigError, HostError
+from .record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .board import Board
+    from .memory import GuestMemory
+    from .stop import Stop
+    from .vmbus.balloon import Balloon
+
+BALLOON_S = 60.0
+BUSY_S = 0.02
+PAGE_SHIFT = 12
+
+
+class MemoryReport(Record):
+    """What a guest's driver said of its memory, all in bytes; *age* in seconds.
+
+    *available* is what programs could still have; *committed* is what they were promised, with
+    what the kernel keeps for itself: Hyper-V takes it for the memory that the guest needs.
+    """
+
+    available: int
+    committed: int
+    age: float
+
+
+class Ballooning:
+    """The part of Machine that moves memory; any thread but the event loop's may call."""
+
+    board: Board | None
+    call: Callable[[Callable[[], None]], None]
+    ended: Stop | None
+    memory: GuestMemory | None
+    started: bool
+
+    def _balloon(self, what: str) -> Balloon:
+        board = self.board
+        if board is None or not self.started or self.ended:
+            raise ConfigError(f"{what}: the machine does not run")
+        balloon = board.offered.get("balloon")
+        if balloon is None:
+            raise ConfigError(f"{what}: the guest has no VMBus; -cpu needs hv_synic for it")
+        return balloon
+
+    @property
+    def guest_memory(self) -> int:
+        """How many bytes of its RAM the guest has now; all of it, until :meth:`balloon`."""
+        return self.memory.size - (self._balloon("guest_memory").pages_out << PAGE_SHIFT)
+
+    @property
+    def memory_report(self) -> MemoryReport | None:
+        """What the guest last said; Linux does so every second, from 45 s after its driver came."""
+        report = self._balloon("memory_report").report
+        if report is None:
+            return None
+        return MemoryReport(report.available, report.committed, time.monotonic() - report.when)
+
+    def balloon(self, target: str | int, timeout: float = BALLOON_S) -> int:
+        """Leave the guest *target* of its RAM: bytes, or text such as "512M".
+
+        What it gives up this process gives back to the host at once.
+
+        :return: what the guest then has, in bytes. More than *target*: it gave what it could, Linux
+            keeps what it uses and a reserve.
+        :raises ConfigError: more than its RAM, the machine does not run, no driver in the guest.
+        :raises HostError: the guest has not answered in *timeout* seconds.
+        """
+        from .config import parse_size
+
+        what = f"balloon {target}"
+        size = target if isinstance(target, int) else parse_size(target, option="balloon")
+        if not 0 <= size <= self.memory.size:
+            raise ConfigError(f"{what}: this guest has {self.memory.size >> 20} MiB of RAM at most")
+        balloon = self._balloon(what)
+        deadline = time.monotonic() + timeout
+        pages = self.memory.size - size >> PAGE_SHIFT
+        while True:
+            out = self._resize(what, balloon, pages, deadline)
+            if out is not None:
+                return self.memory.size - (out << PAGE_SHIFT)
+            if time.monotonic() >= deadline:
+                raise HostError(f"{what}: the guest still works at the request before")
+            time.sleep(BUSY_S)
+
+    def _resize(self, what: str, balloon: Balloon, pages: int, deadline: float) -> int | None:
+        """Return how many pages are out at the end; None: the guest is busy."""
+        done = threading.Event()
+        results: list[int | str | None] = []
+
+        def told(pages_out: int | None) -> None:
+            results.append("gone" if pages_out is None else pages_out)
+            done.set()
+
+        def call() -> None:
+            if not balloon.resize(pages, told):
+                results.append(None if balloon.busy else "gone")
+                done.set()
+
+        self.call(call)
+        if not done.wait(max(0.0, deadline - time.monotonic())):
+            raise HostError(f"{what}: the guest's driver has not answered in time")
+        if results[0] == "gone":
+            raise ConfigError(f"{what}: the guest has no driver for it now (Linux: hv_balloon)")
+        return results[0]
