@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .vmbus.balloon import Balloon
 
 BALLOON_S = 60.0
-BUSY_S = 0.02
+BUSY_S, BEGIN_S = 0.02, 5.0
+NO_DRIVER = "the guest has no driver for it now (Linux: hv_balloon)"
 PAGE_SHIFT = 12
 
 
@@ -79,11 +80,9 @@ class Ballooning:
 
         what = f"balloon {target}"
         size = target if isinstance(target, int) else parse_size(target, option="balloon")
-        if not 0 <= size <= self.memory.size:
-            raise ConfigError(f"{what}: this guest has {self.memory.size >> 20} MiB of RAM at most")
+        pages = self._pages_out(what, size)
         balloon = self._balloon(what)
         deadline = time.monotonic() + timeout
-        pages = self.memory.size - size >> PAGE_SHIFT
         while True:
             out = self._resize(what, balloon, pages, deadline)
             if out is not None:
@@ -91,6 +90,32 @@ class Ballooning:
             if time.monotonic() >= deadline:
                 raise HostError(f"{what}: the guest still works at the request before")
             time.sleep(BUSY_S)
+
+    def begin_balloon(self, size: int) -> None:
+        """As :meth:`balloon` of so many bytes, but do not wait for the guest.
+
+        :raises ConfigError: the same, and it still works at the request before.
+        """
+        what = f"balloon {size}"
+        pages, balloon = self._pages_out(what, size), self._balloon(what)
+        begun = threading.Event()
+        taken: list[bool] = []
+
+        def call() -> None:
+            taken.append(balloon.resize(pages, lambda pages_out: None))
+            begun.set()
+
+        self.call(call)
+        if not begun.wait(BEGIN_S):
+            raise HostError(f"{what}: the machine's event loop has not answered")
+        if not taken[0]:
+            why = "it still works at the request before" if balloon.busy else NO_DRIVER
+            raise ConfigError(f"{what}: {why}")
+
+    def _pages_out(self, what: str, size: int) -> int:
+        if not 0 <= size <= self.memory.size:
+            raise ConfigError(f"{what}: this guest has {self.memory.size >> 20} MiB of RAM at most")
+        return self.memory.size - size >> PAGE_SHIFT
 
     def _resize(self, what: str, balloon: Balloon, pages: int, deadline: float) -> int | None:
         """Return how many pages are out at the end; None: the guest is busy."""
@@ -110,5 +135,5 @@ class Ballooning:
         if not done.wait(max(0.0, deadline - time.monotonic())):
             raise HostError(f"{what}: the guest's driver has not answered in time")
         if results[0] == "gone":
-            raise ConfigError(f"{what}: the guest has no driver for it now (Linux: hv_balloon)")
+            raise ConfigError(f"{what}: {NO_DRIVER}")
         return results[0]

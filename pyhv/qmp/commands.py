@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 #: how long query-cpus-fast waits for threads that are being started
 THREADS_S = 2.0
+PAGE_MASK = ~4095
 #: ending of a machine -> RunState
 ENDED = {"hv-crash": "guest-panicked", "kvm-error": "internal-error", "error": "internal-error"}
 
@@ -67,6 +68,18 @@ def _powerdown(machine: Machine, arguments: Arguments) -> object:
         board.pm.press_power_button()
         machine.control.notify("POWERDOWN")
     return {}
+
+
+def _balloon(machine: Machine, arguments: Arguments) -> object:
+    value = arguments.get("value")
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise QmpError("Parameter 'target' expects a size")  # so says QEMU
+    machine.begin_balloon(min(value, machine.memory.size) & PAGE_MASK)
+    return {}
+
+
+def _query_balloon(machine: Machine, arguments: Arguments) -> object:
+    return {"actual": machine.guest_memory}
 
 
 def _cpus(machine: Machine, arguments: Arguments) -> object:
@@ -144,6 +157,8 @@ COMMANDS: dict[str, Callable[[Machine, Arguments], object]] = {
     "quit": _quit,
     "system_reset": _reset,
     "system_powerdown": _powerdown,
+    "balloon": _balloon,
+    "query-balloon": _query_balloon,
     "query-cpus-fast": _cpus,
     "query-cpu-model-expansion": _expansion,
     "query-version": _version,
@@ -153,5 +168,9 @@ COMMANDS: dict[str, Callable[[Machine, Arguments], object]] = {
     "qmp_capabilities": lambda machine, arguments: {},
 }
 #: the arguments a command takes; others take none
-ARGUMENTS = {"query-cpu-model-expansion": {"type", "model"}, "qmp_capabilities": {"enable"}}
+ARGUMENTS = {
+    "balloon": {"value"},
+    "query-cpu-model-expansion": {"type", "model"},
+    "qmp_capabilities": {"enable"},
+}
 EVENTS = ("STOP", "RESUME", "RESET", "SHUTDOWN", "POWERDOWN", "GUEST_PANICKED")

@@ -147,6 +147,19 @@ def test_stop_and_cont(path: str, machine: FakeMachine) -> None:
     assert machine.calls == ["button"]
 
 
+def test_balloon(path: str, machine: FakeMachine) -> None:
+    asked: list[int] = []
+    machine.memory, machine.guest_memory = types.SimpleNamespace(size=1 << 28), 1 << 27
+    machine.begin_balloon = asked.append
+    assert execute(path, "query-balloon") == {"actual": 1 << 27}
+    assert execute(path, "balloon", {"value": (1 << 26) + 5}) == {}
+    assert execute(path, "balloon", {"value": 1 << 40}) == {}
+    assert asked == [1 << 26, 1 << 28]
+    for value in (0, -1, True, "64M", None):
+        with pytest.raises(ExecuteError, match="expects a size"):
+            execute(path, "balloon", {"value": value})
+
+
 def test_quit(path: str, machine: FakeMachine) -> None:
     async def conversation(client: QMPClient) -> None:
         assert await client.execute("quit") == {}

@@ -221,6 +221,19 @@ def test_silence_then_a_late_answer(make_guest) -> None:
     assert vm.balloon("14M") == 14 * MIB
 
 
+def test_begin_and_do_not_wait(make_guest) -> None:
+    driver = Driver(make_guest)
+    vm = Vm(driver, answers=False)
+    with pytest.raises(ConfigError, match="no driver for it now"):
+        vm.begin_balloon(8 * MIB)
+    driver.start()
+    vm.begin_balloon(15 * MIB)
+    with pytest.raises(ConfigError, match="still works at the request before"):
+        vm.begin_balloon(14 * MIB)
+    driver.serve()
+    assert vm.guest_memory == 15 * MIB
+
+
 def test_a_driver_that_goes(make_guest) -> None:
     """A reset, or a kernel started by kexec: all RAM is the guest's again."""
     driver = Driver(make_guest).start()
