@@ -53,7 +53,8 @@ class MachineConfig(Record):
     instead of pyhv's own BIOS; ``hyperv`` one of HYPERV_DRIVERS; ``hv`` one of HV_PRESETS, put
     before ``cpu``'s own flags; ``machine`` the text of ``-M``; ``kernel`` boots directly;
     ``testdev`` adds the hyperv-testdev; ``nics`` are the network cards; ``agent`` adds COM2 for
-    ``Machine.run``, and a shell on it to the initrd.
+    ``Machine.run``, and a shell on it to the initrd; ``free_page_reporting``
+    lets the guest tell which pages hold nothing, which the host then takes.
     """
 
     cpu: str | None = None
@@ -72,6 +73,7 @@ class MachineConfig(Record):
     testdev: bool = False
     nics: tuple[Nic, ...] = ()
     agent: bool = False
+    free_page_reporting: bool = False
 
 
 def machine_config(

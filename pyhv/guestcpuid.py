@@ -9,10 +9,13 @@ from .config import Smp
 from .cpu_options import DEFAULT_CPU, parse_cpu
 from .errors import ConfigError
 from .hyperv import choose
+from .hyperv import features as f
 from .hyperv.cpuid import features, leaves
+from .hyperv.flags import LEAF_FEATURES
 from .kvm.cpuid import Cpuid
 from .kvm.uapi import KVM_CPUID_FLAG_SIGNIFCANT_INDEX
 
+FREE_PAGES = "--free-page-reporting"
 SMT_CONTROL = "/sys/devices/system/cpu/smt/control"
 
 
@@ -33,6 +36,7 @@ class GuestCpuid:
     :param machine: the argument of ``-M``, for the defaults of that QEMU's Hyper-V flags.
     :param supported: rows (leaf, index, flags, eax, ebx, ecx, edx) of KVM_GET_SUPPORTED_CPUID.
     :param hyperv: the same of KVM_GET_SUPPORTED_HV_CPUID; None for the in_user driver.
+    :param free_pages: let the guest tell of free pages, by a bit of these leaves that QEMU lacks.
     :raises ConfigError: flags unknown, without what they require, or refused by the driver.
 
     ``spec``, ``chosen``, ``features`` and ``warnings`` keep what came out of each step; ``notes``
@@ -48,6 +52,7 @@ class GuestCpuid:
         *,
         preset: str | None = None,
         machine: str | None = None,
+        free_pages: bool = False,
     ) -> None:
         cpu_topology.check(smp)
         self.smp = smp
@@ -79,6 +84,22 @@ class GuestCpuid:
         for leaf, _, *registers in shown:
             self.base.set(leaf, tuple(registers))  # type: ignore[arg-type]
         self.features = features(self.chosen)
+        if free_pages:
+            self._show_extended_hypercalls(table, user)
+
+    def _show_extended_hypercalls(self, table: Sequence[Sequence[int]], user: bool) -> None:
+        bit, leaf = f.ENABLE_EXTENDED_HYPERCALLS, LEAF_FEATURES
+        known = any(row[0] == leaf and row[-3] & bit for row in table)
+        if not self.features.enabled:
+            raise ConfigError(f"{FREE_PAGES}: the guest sees no Hyper-V; -cpu needs an hv_ flag")
+        if not user and not known:
+            raise ConfigError(
+                f"{FREE_PAGES}: this KVM keeps extended hypercalls to itself (Linux 6.3 hands them "
+                "on); use --hyperv user"
+            )
+        eax, ebx, ecx, edx = self.base.table[leaf, 0]
+        self.base.set(leaf, (eax, ebx | bit, ecx, edx))
+        self.features = self.features._replace(leaf3_ebx=ebx | bit, free_pages=True)
 
     def _expand(
         self, preset: str, cpu: str | None, table: Sequence[Sequence[int]], user: bool

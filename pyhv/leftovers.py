@@ -85,6 +85,7 @@ SPELLED: dict[str, Callable[[MachineConfig], list[str]]] = {
     "nics": _nics,
     "agent": lambda config: ["--agent"] * config.agent,
     "no_reboot": lambda config: ["-no-reboot"] * config.no_reboot,
+    "free_page_reporting": lambda config: ["--free-page-reporting"] * config.free_page_reporting,
     "time_limit": lambda config: (
         [] if config.time_limit is None else ["--time-limit", f"{config.time_limit:g}"]
     ),

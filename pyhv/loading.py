@@ -44,7 +44,7 @@ def guest_cpuid(config: MachineConfig, kvm: Kvm, kernel: bool) -> GuestCpuid:
     host = kvm.supported_hv_cpuid() if kernel else None
     return GuestCpuid(
         config.cpu, kvm.supported_cpuid(), host, config.smp, preset=config.hv,
-        machine=config.machine,
+        machine=config.machine, free_pages=config.free_page_reporting,
     )  # fmt: skip
 
 

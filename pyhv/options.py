@@ -84,6 +84,11 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             choices=("hyperv-testdev",),
         ),
         Option("--agent", "", "COM2, and a shell on it where -initrd is given; docs/testing.md"),
+        Option(
+            "--free-page-reporting",
+            "",
+            "the guest's driver hv_balloon tells of free memory, which goes back to the host",
+        ),
     ),
     "Network": (
         Option(
@@ -299,6 +304,7 @@ def config_of(parsed: Parsed, demo_disk: Callable[[], str]) -> MachineConfig:
             testdev="device" in parsed,
             nics=_nics(parsed),
             agent="agent" in parsed,
+            free_page_reporting="free-page-reporting" in parsed,
         )
     )
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from ..errors import BadGpa, HypercallError, UndefinedOpcode
 from ..record import Record
+from . import extended, tlb
 from . import features as f
-from . import tlb
 from . import tlfs as t
 from .privileges import Features, Gate
 
@@ -94,6 +94,19 @@ def _unknown(call: Call) -> int:
     return t.HV_STATUS_INVALID_HYPERCALL_CODE
 
 
+def _query_capabilities(call: Call) -> int:
+    if not call.partition.features.free_pages:
+        return _unknown(call)
+    return extended.query_capabilities(call.partition.world.memory, call.in2)
+
+
+def _memory_heat_hint(call: Call) -> int:
+    if not call.partition.features.free_pages:
+        return _unknown(call)
+    memory, reps = call.partition.world.memory, call.input.rep_count
+    return extended.memory_heat_hint(memory, call.in1, reps)
+
+
 def _shows(**bits: int) -> Callable[[Features], bool]:
     gate = Gate(**bits)
     return lambda features: features.grants(gate)
@@ -135,6 +148,12 @@ _IPI = _shows(leaf4_eax=f.CLUSTER_IPI_RECOMMENDED)
 _IPI_EX = _shows(leaf4_eax=f.CLUSTER_IPI_RECOMMENDED | f.EX_PROCESSOR_MASKS_RECOMMENDED)
 _EXTENDED = _shows(leaf3_ebx=f.ENABLE_EXTENDED_HYPERCALLS)
 
+#: the extended calls that free page reporting needs; without it, and of others, none is known
+EXTENDED = {
+    t.HV_EXT_CALL_QUERY_CAPABILITIES: _query_capabilities,
+    t.HV_EXT_CALL_MEMORY_HEAT_HINT: _memory_heat_hint,
+}
+
 ROWS: tuple[Hypercall, ...] = (
     Hypercall(t.HVCALL_FLUSH_VIRTUAL_ADDRESS_SPACE, "HvCallFlushVirtualAddressSpace",
               tlb.flush, _FLUSH, xmm=True),
@@ -160,7 +179,8 @@ ROWS: tuple[Hypercall, ...] = (
     Hypercall(t.HVCALL_RESET_DEBUG_SESSION, "HvCallResetDebugSession",
               _debug, _debugging_shown, reps=ANY, var=ANY),
     # the extended calls: KVM hands all of them to QEMU, which knows none
-    *(Hypercall(code, f"HvExtCall{code:04X}", _unknown, _EXTENDED, reps=ANY, var=ANY, fast=False)
+    *(Hypercall(code, f"HvExtCall{code:04X}", EXTENDED.get(code, _unknown), _EXTENDED,
+                reps=ANY, var=ANY, fast=False)
       for code in range(t.HV_EXT_CALL_QUERY_CAPABILITIES, t.HV_EXT_CALL_MAX + 1)),
 )  # fmt: skip
 HYPERCALLS = {row.code: row for row in ROWS}

@@ -15,10 +15,15 @@ from ..errors import BadGpa, HostError, KvmError
 from ..kvm import uapi
 from . import features as f
 from .connections import Connections
+from .extended import memory_heat_hint, query_capabilities
 from .overlay import Overlays
 from .syndbg import HV_SYNDBG_STATUS_INVALID
 from .synic import fill_slot
 from .tlfs import (
+    HV_EXT_CALL_MEMORY_HEAT_HINT,
+    HV_EXT_CALL_QUERY_CAPABILITIES,
+    HV_HYPERCALL_REP_COMP_OFFSET,
+    HV_HYPERCALL_REP_MASK,
     HV_MESSAGE_SIZE,
     HV_PAGE_ENABLE,
     HV_PAGE_MASK,
@@ -120,6 +125,7 @@ class InKernel:
         self._making = threading.Lock()  # one route at a time
         self._bound: dict[int, int] = {}
         self._closed = False
+        self._free_pages = features.free_pages
         self._kvm_synic = features.kvm_synic  # KVM clears the pages itself and lays nothing over
         for vcpu in vcpus:
             if features.synic:
@@ -151,7 +157,7 @@ class InKernel:
             kind = m32[8]
             if kind == uapi.KVM_EXIT_HYPERV_HCALL:
                 # hcall: input @40, result @48, params @56
-                m64[6] = self._hypercall(m64[5], m64[7])
+                m64[6] = self._hypercall(m64[5], m64[7], m64[8])
             elif kind == uapi.KVM_EXIT_HYPERV_SYNDBG:
                 # syndbg: msr @40, control @48, status @56, send_page @64, recv_page @72,
                 # pending_page @80; after a write of CONTROL the guest reads our status
@@ -178,7 +184,7 @@ class InKernel:
             if owner == vp:
                 self._schedule(sint)  # what waited for the page
 
-    def _hypercall(self, control: int, parameter: int) -> int:
+    def _hypercall(self, control: int, parameter: int, output: int) -> int:
         code, fast = control & 0xFFFF, bool(control & 1 << 16)
         if code == HVCALL_POST_MESSAGE:
             return self.connections.post_message(parameter, fast)
@@ -186,6 +192,12 @@ class InKernel:
             # In the slow form KVM has read the 8 bytes already and hands them over in place of
             # the address (linux 6.12: kvm_hvcall_signal_event): the value is the input.
             return self.connections.signal_value(parameter)
+        # of the extended calls KVM refuses the fast form by itself
+        if code == HV_EXT_CALL_QUERY_CAPABILITIES and self._free_pages:
+            return query_capabilities(self.memory, output)
+        if code == HV_EXT_CALL_MEMORY_HEAT_HINT and self._free_pages:
+            reps = control >> HV_HYPERCALL_REP_COMP_OFFSET & HV_HYPERCALL_REP_MASK
+            return memory_heat_hint(self.memory, parameter, reps)
         return HV_STATUS_INVALID_HYPERCALL_CODE
 
     def _system_event(self, thread: VcpuThread) -> Callable[[], None]:

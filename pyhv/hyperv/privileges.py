@@ -13,7 +13,8 @@ class Features(Record):
     """Registers of CPUID leaves 0x40000003, 4 and A as shown, and what is on beside them.
 
     ``synic``: SynIC enabled on the vCPUs (KVM_CAP_HYPERV_SYNIC2); ``kvm_synic``: it is KVM's
-    alone (x-hv-synic-kvm-only), without messages and events of ours; ``syndbg``: leaf 0x40000082
+    alone (x-hv-synic-kvm-only), without messages and events of ours; ``free_pages``: the guest may
+    tell of free pages (extended.py); ``syndbg``: leaf 0x40000082
     allows kernel debugging; ``enforce``: hv-enforce-cpuid; ``enabled``: leaf 0x40000001 is Hv#1.
     """
 
@@ -28,6 +29,7 @@ class Features(Record):
     enforce: bool = False
     enabled: bool = True
     kvm_synic: bool = False
+    free_pages: bool = False
 
     @property
     def user_synic(self) -> bool:

@@ -56,3 +56,20 @@ def test_memory_goes_and_comes(boot, suite: str, hyperv: str) -> None:
     assert 0 < report.available < RAM * MIB
     assert 0 < report.committed < RAM * MIB
     assert vm.board.vmbus.violation_count == 0
+
+
+@pytest.mark.parametrize(("suite", "hyperv"), GUESTS)
+def test_free_memory_goes_by_itself(boot, suite: str, hyperv: str) -> None:
+    guest = shell(boot, suite, hyperv=hyperv, memory=f"{RAM}M", free_page_reporting=True)
+    guest.run("insmod /later/hv_balloon.ko")
+    guest.run(f"mount -t tmpfs -o size={FILLED}M none /mnt; dd if=/dev/zero of=/mnt/fill bs=1M")
+    full = resident()
+    guest.run("rm /mnt/fill; umount /mnt")
+    deadline = time.monotonic() + COMMAND_S
+    while resident() > full - FILLED // 2 * MIB and time.monotonic() < deadline:
+        time.sleep(1)
+    print(f"this process {full >> 20} -> {resident() >> 20} MiB", guest.run("dmesg | grep -i cold"))
+    assert resident() < full - FILLED // 2 * MIB
+    text = b"y\n" * MIB
+    guest.run(f"mount -t tmpfs none /mnt; yes | head -c {len(text)} > /mnt/yes")
+    assert hashlib.md5(text).hexdigest() in guest.run("md5sum /mnt/yes")

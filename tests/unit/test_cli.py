@@ -43,6 +43,7 @@ EFFECTS = {
     "hyperv": ("user", {"hyperv": "user"}),
     "device": ("hyperv-testdev", {"testdev": True}),
     "agent": ("", {"agent": True}),
+    "free-page-reporting": ("", {"free_page_reporting": True}),
     "nic": ("user", {"nics": (Nic("user"),)}),
     "netdev": ("tap,id=n0,ifname=tap0", {"nics": (Nic("tap", ifname="tap0"),)}),
     "no-reboot": ("", {"no_reboot": True}),

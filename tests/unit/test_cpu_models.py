@@ -256,3 +256,26 @@ def test_what_the_driver_cannot_is_refused_by_name(name: str) -> None:
     cpu = f"host,hv-relaxed,hv-vpindex,hv-synic,hv-vapic,{name}"
     with pytest.raises(ConfigError, match=name):
         GuestCpuid(cpu, rows(host()), None, Smp(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("hyperv", [None, in_user_table()], ids=["user", "kernel"])
+def test_free_pages_are_one_bit(hyperv: object) -> None:
+    """It is shown, and granted, with --free-page-reporting and never else."""
+    plain, shown = (
+        GuestCpuid(None, rows(host()), hyperv, Smp(1, 1, 1, 1), free_pages=free)  # type: ignore[arg-type]
+        for free in (False, True)
+    )
+    before, after = plain.for_vcpu(0).table, shown.for_vcpu(0).table
+    assert {key for key in after if after[key] != before[key]} == {(0x40000003, 0)}
+    assert after[0x40000003, 0][1] == before[0x40000003, 0][1] | 1 << 20
+    assert shown.features.free_pages
+    assert shown.features.leaf3_ebx >> 20 & 1
+    assert not plain.features.free_pages
+
+
+def test_free_pages_need_hyperv_and_a_kvm_that_hands_the_calls_on() -> None:
+    with pytest.raises(ConfigError, match="--free-page-reporting: the guest sees no Hyper-V"):
+        GuestCpuid("host", rows(host()), None, Smp(1, 1, 1, 1), free_pages=True)
+    old = [(*row[:4], row[4] & ~(1 << 20), *row[5:]) for row in in_user_table()]
+    with pytest.raises(ConfigError, match=r"Linux 6\.3 hands them on\); use --hyperv user"):
+        GuestCpuid(None, rows(host()), old, Smp(1, 1, 1, 1), free_pages=True)

@@ -29,6 +29,7 @@ VALUES = {
     "agent": {"agent": True},
     "no_reboot": {"no_reboot": True},
     "time_limit": {"time_limit": 2.5},
+    "free_page_reporting": {"free_page_reporting": True},
 }  # fmt: skip
 
 
