@@ -9,6 +9,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .agent.shell import GuestTimeout
+    from .aio import AsyncMachine
     from .config import MachineConfig
     from .errors import PyhvError
     from .machine import Machine
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "GuestTimeout", "Machine", "MachineConfig", "PyhvError", "Reason", "Snapshot", "__version__",
+    "AsyncMachine", "GuestTimeout", "Machine", "MachineConfig", "PyhvError", "Reason", "Snapshot",
+    "__version__",
 ]  # fmt: skip
 
 _HOMES = {
-    "GuestTimeout": "agent.shell",
+    "AsyncMachine": "aio", "GuestTimeout": "agent.shell",
     "Machine": "machine", "MachineConfig": "config", "PyhvError": "errors", "Reason": "reasons",
     "Snapshot": "snapshot",
 }  # fmt: skip

@@ -98,6 +98,11 @@ class Console:
 
     # the user's side
 
+    def mark(self) -> tuple[int, bool]:
+        """Return what changes when there is something new: bytes written until now, ended."""
+        with self._lock:
+            return self._start + len(self._tail), self._ended
+
     def data(self) -> bytes:
         """Return the last output, at most ``tail_bytes``, as the guest sent it."""
         with self._changed:

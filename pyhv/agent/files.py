@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .shell import GuestShell, Turn
+    from .shell import Cancelled, GuestShell, Turn
 
 READ_BYTES = 65536
 PATH_BYTES = 4096  # PATH_MAX
@@ -49,28 +49,27 @@ def _path(turn: Turn, remote: str | bytes | os.PathLike) -> None:
 
 
 def push(
-    shell: GuestShell, local: str | os.PathLike | bytes, remote: str, timeout: float
-) -> None:
+    shell: GuestShell, local: str | os.PathLike | bytes, remote: str, timeout: float,
+    cancelled: Cancelled = None,
+) -> None:  # fmt: skip
     """See :meth:`pyhv.commands.Commands.push`."""
     what = f"push {remote}"
     if isinstance(local, (bytes, bytearray, memoryview)):
-        _push(shell, iter((bytes(local),)), False, remote, what, timeout)
+        _push(shell.turn(what, timeout, cancelled), iter((bytes(local),)), False, remote)
         return
     try:
         with open(local, "rb") as file:
             runs = bool(os.fstat(file.fileno()).st_mode & 0o100)
             pieces = iter(lambda: file.read(READ_BYTES), b"")
-            _push(shell, pieces, runs, remote, what, timeout)
+            _push(shell.turn(what, timeout, cancelled), pieces, runs, remote)
     except OSError as error:
         if isinstance(error, HostError):
             raise
         raise ConfigError(f"push {os.fspath(local)}: {error.strerror or error}") from error
 
 
-def _push(
-    shell: GuestShell, pieces: Iterator[bytes], runs: bool, remote: str, what: str, timeout: float
-) -> None:
-    with shell.turn(what, timeout) as turn:
+def _push(turn: Turn, pieces: Iterator[bytes], runs: bool, remote: str) -> None:
+    with turn:
         _path(turn, remote)
         _open_for_writing(turn, '"$o"')
         for piece in pieces:
@@ -81,10 +80,11 @@ def _push(
 
 
 def pull(
-    shell: GuestShell, remote: str, take: Callable[[bytes], object], timeout: float
-) -> None:
+    shell: GuestShell, remote: str, take: Callable[[bytes], object], timeout: float,
+    cancelled: Cancelled = None,
+) -> None:  # fmt: skip
     """See :meth:`pyhv.commands.Commands.pull`; *take* gets the file piece by piece."""
-    with shell.turn(f"pull {remote}", timeout) as turn:
+    with shell.turn(f"pull {remote}", timeout, cancelled) as turn:
         _path(turn, remote)
         turn.check(['[ ! -p "$o" ] && [ ! -d "$o" ] || ! echo "a pipe or a folder" >&2'], "open")
         turn.check(['command exec 3<"$o"'], "open")

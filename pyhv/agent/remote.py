@@ -9,7 +9,7 @@ from ..errors import ConfigError, HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .shell import GuestShell, Result
+    from .shell import Cancelled, GuestShell, Result
 
 RUN_S = 60.0
 LIMIT_BYTES = 16 << 20
@@ -24,7 +24,7 @@ class Remote:
 
     def run(
         self, command: str | bytes, timeout: float = RUN_S, *, check: bool = False,
-        stdin: bytes = b"", limit: int = LIMIT_BYTES,
+        stdin: bytes = b"", limit: int = LIMIT_BYTES, cancelled: Cancelled = None,
     ) -> Result:  # fmt: skip
         """Run a command of the guest's shell and return what became of it.
 
@@ -36,10 +36,12 @@ class Remote:
         :param check: raise HostError when its status is not 0.
         :param stdin: what it reads; nothing by default.
         :param limit: most bytes of stdout, and of stderr, that are kept.
+        :param cancelled: asked again and again while it waits; true ends that with HostError, and
+            the command. pyhv.aio has need of it.
         :raises GuestTimeout: not done in time (a TimeoutError and a HostError); it has what came of
             ``stdout``. HostError: reset meanwhile. ConfigError: no agent, or it does not run.
         """
-        result = self._guest_shell("run").run(command, timeout, limit, stdin)
+        result = self._guest_shell("run").run(command, timeout, limit, stdin, cancelled)
         if check and result.status:
             from .script import shown
 
@@ -48,7 +50,10 @@ class Remote:
             raise HostError(f"run {name}: status {result.status}: {said}")
         return result
 
-    def push(self, local: str | os.PathLike | bytes, remote: str, timeout: float = RUN_S) -> None:
+    def push(
+        self, local: str | os.PathLike | bytes, remote: str, timeout: float = RUN_S, *,
+        cancelled: Cancelled = None,
+    ) -> None:  # fmt: skip
         """Make the guest's file *remote* a copy of the host's file *local*.
 
         :param local: a path, or bytes: the contents. A program stays executable.
@@ -56,11 +61,11 @@ class Remote:
         """
         from . import files
 
-        files.push(self._guest_shell("push"), local, remote, timeout)
+        files.push(self._guest_shell("push"), local, remote, timeout, cancelled)
 
     def pull(
         self, remote: str, local: str | os.PathLike | None = None, timeout: float = RUN_S, *,
-        limit: int | None = None,
+        limit: int | None = None, cancelled: Cancelled = None,
     ) -> bytes | None:  # fmt: skip
         """Copy the guest's file *remote* to the host's file *local*; without one, return it.
 
@@ -75,13 +80,15 @@ class Remote:
         if local is None:
             data = bytearray()
             most = LIMIT_BYTES if limit is None else limit
-            files.pull(shell, remote, files.limited(data.extend, most, remote), timeout)
+            take = files.limited(data.extend, most, remote)
+            files.pull(shell, remote, take, timeout, cancelled)
             return bytes(data)
         path = os.fspath(local)
         part = f"{path}.part-{os.getpid()}"
         try:
             with open(part, "xb") as file:
-                files.pull(shell, remote, files.limited(file.write, limit, remote), timeout)
+                take = files.limited(file.write, limit, remote)
+                files.pull(shell, remote, take, timeout, cancelled)
             os.replace(part, path)
         except OSError as error:
             if isinstance(error, HostError):

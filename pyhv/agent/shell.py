@@ -21,6 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Cancelled = Callable[[], bool] | None
+
 POLL_S = 0.1  # how soon a stopped machine is noticed
 SEND_RETRY_S = 0.005
 PROBE_S = 1.0  # a shell that is not there yet is called again
@@ -100,7 +102,10 @@ class GuestShell:
 
     # questions
 
-    def run(self, command: str | bytes, timeout: float, limit: int, stdin: bytes) -> Result:
+    def run(
+        self, command: str | bytes, timeout: float, limit: int, stdin: bytes,
+        cancelled: Cancelled = None,
+    ) -> Result:  # fmt: skip
         """See :meth:`pyhv.commands.Commands.run`."""
         data = command.encode(errors="surrogateescape") if isinstance(command, str) else command
         shown = script.shown(data)
@@ -108,7 +113,7 @@ class GuestShell:
             raise ConfigError(
                 f"run {shown}: a NUL, or over {COMMAND_BYTES >> 10} KiB; push a file and run that"
             )
-        with Turn(self, f"run {shown}", timeout) as turn:
+        with Turn(self, f"run {shown}", timeout, cancelled) as turn:
             if stdin:
                 self.write_file(turn, '"$E.in"', stdin)
             turn.type(script.assign("c", data, self.line))
@@ -122,9 +127,9 @@ class GuestShell:
                 frame.ended - began, frame.out.cut or frame.err.cut,
             )  # fmt: skip
 
-    def turn(self, what: str, timeout: float) -> Turn:
+    def turn(self, what: str, timeout: float, cancelled: Cancelled) -> Turn:
         """Return a context in which the shell is the caller's; see files.py."""
-        return Turn(self, what, timeout)
+        return Turn(self, what, timeout, cancelled)
 
     def write_file(self, turn: Turn, path: str, data: bytes) -> None:
         """Make the file *path*, a word of the shell, of *data*."""
@@ -136,8 +141,10 @@ class GuestShell:
 class Turn:
     """The shell for one caller, until *timeout* seconds from now."""
 
-    def __init__(self, shell: GuestShell, what: str, timeout: float) -> None:
-        self.shell, self.what = shell, what
+    def __init__(
+        self, shell: GuestShell, what: str, timeout: float, cancelled: Cancelled
+    ) -> None:
+        self.shell, self.what, self._cancelled = shell, what, cancelled
         self._begin = time.monotonic()
         self._timeout, self._deadline = timeout, self._begin + timeout
         self._life = shell._life
@@ -149,7 +156,10 @@ class Turn:
     def __enter__(self) -> Turn:
         shell = self.shell
         self._check()
-        if not shell._turn.acquire(timeout=self.left()):
+        while not shell._turn.acquire(timeout=min(POLL_S, self.left())):
+            self._check()
+            if self.left():
+                continue
             raise GuestTimeout(f"{self.what}: another one had the shell for {self._timeout:g} s")
         try:
             self._greet()
@@ -174,6 +184,8 @@ class Turn:
         reason = self.shell._gone()
         if reason is not None:
             raise ConfigError(f"{self.what}: {reason}")
+        if self._cancelled is not None and self._cancelled():
+            raise HostError(f"{self.what}: cancelled")
 
     # one step after the other
 

@@ -29,7 +29,6 @@ CONNECT_S = 10.0
 RETRY_S = 1.0  # the guest does not say that nobody listens: it is asked again, less and less often
 POLL_S = 0.1  # how soon a stopped machine is noticed
 ASYNC_POLL_S = 0.02
-SLICE_S = 4.0
 BACKLOG = 64  # calls of the guest that nobody has accepted yet
 
 
@@ -138,11 +137,14 @@ class Sockets:
 
     # for callers
 
-    def connect(self, port: int, timeout: float = CONNECT_S) -> socket.socket:
+    def connect(
+        self, port: int, timeout: float = CONNECT_S, *, cancelled: Callable[[], bool] | None = None
+    ) -> socket.socket:
         """Call *port* of the guest; return the connection.
 
         A guest that does not listen yet is called again until *timeout* seconds are over.
 
+        :param cancelled: asked again and again while it waits; true ends that with HostError.
         :raises NobodyListens: it never did (ConnectionRefusedError and TimeoutError, too).
         :raises ConfigError: the machine does not run, or has no VMBus.
         """
@@ -155,9 +157,11 @@ class Sockets:
                     f"connect to port {port}: nobody in the guest accepted in {timeout:g} s "
                     "(Linux: hv_sock loaded, and a listener on an AF_VSOCK socket?)"
                 )
-            found = self._try(port, min(left, patience), deadline)
+            found = self._try(port, min(left, patience), deadline, cancelled)
             if found is not None:
                 return found
+            if cancelled is not None and cancelled():
+                raise HostError(f"connect to port {port}: cancelled")
             patience *= 2
 
     def listen(self, port: int) -> Listener:
@@ -221,18 +225,13 @@ class Sockets:
         """Return asyncio's streams of a connection to *port* of the guest; see :meth:`connect`."""
         import asyncio
 
-        self._check("connect", port)
-        deadline = time.monotonic() + timeout
-        while True:
-            # tries that end soon: a cancelled caller leaves none behind for long
-            left = deadline - time.monotonic()
-            try:
-                found = await asyncio.to_thread(self.connect, port, max(0.0, min(left, SLICE_S)))
-            except NobodyListens:
-                if left > SLICE_S:
-                    continue
-                raise
-            return await asyncio.open_connection(sock=found)
+        from ..awaiting import in_thread
+
+        cancel = threading.Event()
+        found = await in_thread(
+            lambda: self.connect(port, timeout, cancelled=cancel.is_set), cancel.set
+        )
+        return await asyncio.open_connection(sock=found)
 
     def shell(self, port: int, timeout: float = CONNECT_S) -> SocketShell:
         """Return a shell of the guest's that listens on *port*: it has run, push and pull.
@@ -323,7 +322,9 @@ class Sockets:
         self._bridges.add(made)
         return made
 
-    def _try(self, port: int, seconds: float, deadline: float) -> socket.socket | None:
+    def _try(
+        self, port: int, seconds: float, deadline: float, cancelled: Callable[[], bool] | None
+    ) -> socket.socket | None:
         """Call once; return the program's end, or None when *seconds* are over."""
         self._check_runs(port)
         own, theirs = socket.socketpair()
@@ -342,7 +343,7 @@ class Sockets:
                     if self._closed:  # no loop that would
                         own.close()
                     self._check_runs(port)
-                if time.monotonic() > end:
+                if time.monotonic() > end or cancelled is not None and cancelled():
                     break
             if answers and answers[0]:
                 result, theirs = theirs, None
