@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from ..errors import ConfigError, HostError
@@ -95,6 +94,8 @@ class Remote:
                 raise
             raise ConfigError(f"pull {path}: {error.strerror or error}") from error
         finally:
-            with contextlib.suppress(OSError):
+            try:
                 os.unlink(part)
+            except OSError:
+                pass  # it was renamed, or never made
         return None
