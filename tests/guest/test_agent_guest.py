@@ -90,3 +90,19 @@ def test_com2_is_there_when_asked_for() -> None:
         with machine(probe, agent=agent) as vm:
             vm.start()
             assert vm.wait(30).status == (2 * status + 1) & 0xFF
+
+
+def test_com2_is_part_of_a_snapshot() -> None:
+    with machine(ECHO, agent=True) as vm:
+        vm.start()
+        end = time.monotonic() + 30
+        while not vm.board.agent_uart.listening:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        with vm.snapshot() as snap:
+            state = snap.state["board"]["serial"]
+            assert state["second"] is not None
+            with snap.clone() as other, other.snapshot() as again:
+                assert again.state["board"]["serial"] == state
+            vm.restore(snap)
+            assert vm.board.agent_uart.listening
