@@ -48,22 +48,23 @@ class Services:
         return None if last is None else time.monotonic() - last
 
     def shutdown(
-        self, *, restart: bool = False, force: bool = False, text: str = "",
-        timeout: float = ANSWER_S,
+        self, *, restart: bool = False, hibernate: bool = False, force: bool = False,
+        text: str = "", timeout: float = ANSWER_S,
     ) -> None:
-        """Ask the guest to power off, or to restart; return when it has said that it will.
+        """Ask the guest to power off, restart or hibernate; return when it has said that it will.
 
+        :param hibernate: Linux refuses: to sleep as S4 the machine's ACPI would have to have it.
         :param force: also when somebody is logged in; Linux makes no difference.
         :param text: a reason for the guest's log.
         :param timeout: seconds to wait for the answer, not for the end: that is ``wait()``.
         :raises ConfigError: the machine does not run, or its guest has no driver for this.
         :raises HostError: the guest refused, or has not answered in time.
         """
-        what = "restart" if restart else "shutdown"
+        what = "restart" if restart else "hibernate" if hibernate else "shutdown"
         component = self._components(what).shutdown
         status, _ = self._ask(
             what, component, lambda told: component.request(
-                reboot=restart, force=force, text=text, told=told
+                reboot=restart, hibernate=hibernate, force=force, text=text, told=told
             ), timeout,
         )  # fmt: skip
         if status:  # HV_S_OK is 0
@@ -114,5 +115,8 @@ class Services:
 
         self.call(call)
         if not answered.wait(max(0.0, deadline - time.monotonic())):
-            raise HostError(f"{what}: the guest's driver has not answered in {timeout:.3g} s")
+            raise HostError(
+                f"{what}: the guest's driver has not answered in {timeout:.3g} s (Linux: "
+                f"{service.guest_side})"
+            )
         return answers[0]

@@ -65,10 +65,12 @@ def test_shutdown_and_restart_say_which(make) -> None:
     vm = make()
     vm.shutdown(text="bye")
     vm.shutdown(restart=True, force=True)
-    first, second = vm.bodies
+    vm.shutdown(hibernate=True)
+    first, second, third = vm.bodies
     assert int.from_bytes(first[8:12], "little") == 0
     assert first[12:].decode("utf-16-le").rstrip("\0") == "bye"
     assert int.from_bytes(second[8:12], "little") == 3
+    assert int.from_bytes(third[8:12], "little") == 4
 
 
 def test_set_time_sends_the_time(make) -> None:
