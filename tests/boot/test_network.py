@@ -7,6 +7,7 @@ import http.server
 import pathlib
 import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 
@@ -108,6 +109,32 @@ def test_user_mode(boot, passt, web, names, suite: str, hyperv: str) -> None:
     assert back == CONTENT[:100000]
     queues = guest.run("ls -d /sys/class/net/eth0/queues/rx-*").split()
     assert len(queues) >= 2, queues
+    assert guest.vm.board.vmbus.violation_count == 0
+    guest.console.send("poweroff -f\n")
+    assert guest.vm.wait(timeout=COMMAND_S).kind == "poweroff"
+
+
+@pytest.mark.parametrize("hyperv", drivers())
+def test_a_tap_and_large_sends(boot, hyperv: str) -> None:
+    """The kernel of this host cuts what the guest sends whole, and fills in its sums."""
+    guest = shell(boot, "trixie", "tap,ifname=pyhvtap0", smp=1, hyperv=hyperv)
+    for command in ("address add 192.168.77.1/24 dev pyhvtap0", "link set pyhvtap0 up"):
+        subprocess.run(["ip", *command.split()], check=True)
+    guest.run("ip addr add 192.168.77.2/24 dev eth0")
+    with socket.create_server(("192.168.77.1", 0)) as server:
+        server.settimeout(COMMAND_S)
+        port = server.getsockname()[1]
+        guest.console.send(f"head -c 3000000 /dev/zero | nc 192.168.77.1 {port} &\n")
+        connected, _ = server.accept()
+        with connected:
+            connected.settimeout(COMMAND_S)
+            size = 0
+            while more := connected.recv(1 << 20):
+                size += len(more)
+                assert not more.strip(b"\0")
+    assert size == 3000000
+    backend = guest.vm.nics[0][0]
+    assert backend.sent < 1500, "large sends go out whole: 3 MB are 2055 standard frames"
     assert guest.vm.board.vmbus.violation_count == 0
     guest.console.send("poweroff -f\n")
     assert guest.vm.wait(timeout=COMMAND_S).kind == "poweroff"
