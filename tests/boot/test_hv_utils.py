@@ -1,4 +1,4 @@
-"""hv_utils of a Debian disk: it has a heart, takes the host's time, and shuts down when asked."""
+"""hv_utils and hyperv-daemons of a Debian disk, as they come up there by themselves."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import time
 
 import pytest
 from conftest import BOOT_S, COMMAND_S, image
+
+from pyhv.errors import HostError
 
 pytestmark = [pytest.mark.boot, pytest.mark.kvm]
 
@@ -19,6 +21,16 @@ def test_does_what_the_host_asks(boot, tmp_path) -> None:
     assert guest.vm.heartbeat < 60
     guest.run("date -s 2001-02-03")
     guest.vm.set_time(timeout=COMMAND_S)
+    # systemd starts the daemons when udev has seen the devices
+    guest.run("for n in $(seq 60); do systemctl -q is-active hv-kvp-daemon && break; sleep 1; done")
+    guest.vm.kvp.timeout = COMMAND_S
+    assert guest.vm.kvp["OSName"] == "Debian GNU/Linux"
+    guest.vm.kvp["role"] = "database"
+    assert "role" in guest.run("tr '\\0' '\\n' < /var/lib/hyperv/.kvp_pool_0")
+    with guest.vm.frozen(timeout=COMMAND_S):
+        pass
+    with pytest.raises(HostError, match="hibernate: the guest refused"):
+        guest.vm.shutdown(hibernate=True, timeout=COMMAND_S)
     guest.run("sleep 2")  # hv_utils sets the clock in a work item
     assert abs(int(guest.run("date +%s")) - time.time()) < 60
     guest.vm.shutdown(text="the test is over", timeout=COMMAND_S)
