@@ -31,3 +31,11 @@ def test_every_name_is_a_test(parts: dict[str, list[str]]) -> None:
         for name in names:
             files = [TESTS / folder / f"test_{name}.py" for folder in ("guest", "boot")]
             assert sum(path.exists() for path in files) == 1, name
+
+
+def test_a_part_has_tests_of_one_folder(parts: dict[str, list[str]]) -> None:
+    """Each folder has a conftest of its own; one pytest can import only one of that name."""
+    for title, names in parts.items():
+        folders = {folder for name in names for folder in ("guest", "boot")
+                   if (TESTS / folder / f"test_{name}.py").exists()}  # fmt: skip
+        assert len(folders) == 1, title
