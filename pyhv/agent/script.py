@@ -4,7 +4,7 @@ The line may be a terminal that echoes, edits and puts CR before LF (there may b
 no byte that such a terminal acts on is sent, a line is short until the terminal is known to be
 raw, and no typed line contains the mark it makes the shell print (``$9`` is empty).
 
-Any POSIX shell: dash, busybox's ash, klibc's sh and bash were tried.
+Any POSIX shell: dash, busybox's ash and bash were tried.
 """
 
 from __future__ import annotations
