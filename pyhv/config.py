@@ -36,7 +36,7 @@ class Drive(Record):
     """``-drive``: a raw image.
 
     *snapshot*: writes vanish at the end. *cache*: a key of CACHE. *sector_size*: the logical block
-    size, 512 or 4096.
+    size, 512 or 4096; 2048 makes it the medium of a DVD drive (:func:`cdrom`).
     """
 
     path: str
@@ -74,6 +74,11 @@ class MachineConfig(Record):
     nics: tuple[Nic, ...] = ()
     agent: bool = False
     free_page_reporting: bool = False
+
+
+def cdrom(path: str) -> Drive:
+    """Return a DVD drive with the ISO image *path* in it."""
+    return Drive(path, readonly=True, sector_size=2048)
 
 
 def machine_config(
@@ -286,8 +291,8 @@ DRIVE_KEYS = (
 def parse_drive(text: str) -> Drive:
     """Return the drive for ``disk.img`` or ``file=disk.img,format=raw,readonly=on,snapshot=on``.
 
-    ``cache`` and ``logical_block_size`` are Drive's; ``id`` changes nothing. What would be a lie
-    is refused, such as ``if=virtio``.
+    ``cache`` and ``logical_block_size`` are Drive's, and change nothing for ``media=cdrom``; ``id``
+    never does. What would be a lie is refused, such as ``if=virtio``.
 
     :raises ConfigError: no file, a format other than raw, a key that pyhv does not provide.
     """
@@ -304,11 +309,13 @@ def parse_drive(text: str) -> Drive:
         "cache": tuple(CACHE),
         "logical_block_size": ("512", "4096"),
         "if": ("none", "scsi"),
-        "media": ("disk",),
+        "media": ("disk", "cdrom"),
     }
     for key, values in allowed.items():
         if given.get(key, values[0]) not in values:
             raise ConfigError(f"-drive {text}: {key}={given[key]}: pyhv has {', '.join(values)}")
+    if given.get("media") == "cdrom":
+        return cdrom(given["file"])
     return Drive(
         given["file"],
         _on_off("-drive", "readonly", given.get("readonly", "off")),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Buffers = Sequence[memoryview]
 
 IOV_MAX = 1024
-SECTOR_SIZES = (512, 4096)
+SECTOR_SIZES = (512, 2048, 4096)
 # fallocate(2) modes, linux/falloc.h
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE = 0x01, 0x02, 0x10
 NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
@@ -44,7 +44,7 @@ class Disk:
 
     :param readonly: never written; shared with other readers.
     :param snapshot: writes go to an unlinked temporary file (TMPDIR) and end with it.
-    :param sector_size: 512 or 4096 bytes.
+    :param sector_size: 512 or 4096 bytes, 2048 for an ISO image in a DVD drive.
     :param cache: a key of config.CACHE: what a flush does. It never fails to be one for want of
         support in the file system: "none" is buffered, too.
     :raises ConfigError: it is not there or no raw image. HostError: not permitted, or in use.
@@ -61,7 +61,7 @@ class Disk:
         cache: str = "writeback",
     ) -> None:
         if sector_size not in SECTOR_SIZES:
-            raise ConfigError(f"sector size {sector_size}: 512 or 4096")
+            raise ConfigError(f"sector size {sector_size}: 512 or 4096, 2048 of a DVD")
         self.path, self.readonly, self.sector_size = os.fspath(path), readonly, sector_size
         self.snapshot = snapshot and not readonly
         self.cache, self.writethrough = cache, cache == "writethrough"

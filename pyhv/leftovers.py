@@ -36,6 +36,9 @@ def _drives(config: MachineConfig) -> list[str]:
     words = []
     for drive in config.drives:
         text = "file=" + drive.path.replace(",", ",,")
+        if drive.sector_size == 2048:
+            words += ["-drive", text + ",media=cdrom"]
+            continue
         text += ",readonly=on" * drive.readonly + ",snapshot=on" * drive.snapshot
         text += f",cache={drive.cache}" * (drive.cache != "writeback")
         text += f",logical_block_size={drive.sector_size}" * (drive.sector_size != 512)

@@ -78,12 +78,15 @@ def bios_services(machine: Machine, board: Board) -> Bios | None:
     """Return what serves the BIOS's calls for *board*; None where a kernel starts without one."""
     if machine.config.kernel is not None:
         return None
-    from .boot import bios, e820
+    from .boot import bios, bios_cdrom, e820
 
     serial = board.serial
+    disks, cdroms = [], []
+    for disk in machine.disks:
+        (cdroms if disk.sector_size == bios_cdrom.SECTOR else disks).append(disk)
     return bios.Bios(
-        machine.memory, machine.disks, machine.console, e820.build(machine.memory), machine.stop,
-        lambda: serial.programmed, board.cmos,
+        machine.memory, disks, machine.console, e820.build(machine.memory), machine.stop,
+        lambda: serial.programmed, board.cmos, cdroms=cdroms,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from .board import Board
 from .commands import Commands
 from .control import PATIENCE_S, Control
 from .daemons import Daemons
+from .drives import Drives
 from .endings import Endings
 from .errors import ConfigError, HostError, PyhvError
 from .events import EventLoop
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 RTC_IRQ = 8
 
 
-class Machine(Ballooning, Commands, Daemons, Endings, Inspection, Restoring, Seat, Streams):
+class Machine(Ballooning, Commands, Daemons, Drives, Endings, Inspection, Restoring, Seat, Streams):
     """A virtual machine.
 
     :param config: a MachineConfig, or None and its fields as keywords
@@ -75,7 +76,8 @@ class Machine(Ballooning, Commands, Daemons, Endings, Inspection, Restoring, Sea
 
             console = Console()
         self.console = console
-        self.disks: list = []
+        self.luns: dict = {}  # see Drives
+        self.plugged = False
         self.nics: list = []  # (backend, MAC) of each network card
         self.notice: Callable[[str], None] | None = None  # told what goes wrong while it runs
         self.bios = None
@@ -99,7 +101,7 @@ class Machine(Ballooning, Commands, Daemons, Endings, Inspection, Restoring, Sea
         self._closed = False
         try:
             self._choose_driver()
-            self._open_disks()
+            self._open_drives()
             self.memory = GuestMemory(self.config.memory_bytes)
             self.events = EventLoop(self.internal_error)
             self._open_nics()
@@ -142,12 +144,6 @@ class Machine(Ballooning, Commands, Daemons, Endings, Inspection, Restoring, Sea
     def notes(self) -> tuple[str, ...]:
         """What a preset stands for, a sentence; nothing without one."""
         return self.guest_cpuid.notes
-
-    def _open_disks(self) -> None:
-        for drive in self.config.drives:
-            from .disk import Disk
-
-            self.disks.append(Disk(*drive[:3], cache=drive.cache, sector_size=drive.sector_size))
 
     def _open_nics(self) -> None:
         if self.config.nics and not self.features.synic:

@@ -32,11 +32,17 @@ class Offer(Record):
 def _storage(machine: Machine, server: VmbusServer) -> Scsi | None:
     from .vmbus.storvsc import Scsi
 
-    if not machine.disks:
+    if not machine.luns:
         return None
-    controller = Scsi(machine.disks)
+    controller = Scsi(dict(machine.luns))
     server.offer(controller)
     return controller
+
+
+def offer_controller(machine: Machine) -> None:
+    """Offer the storage controller now: the machine's first drive came while it runs."""
+    board = machine.board
+    board.offered["storage"] = _storage(machine, board.vmbus)
 
 
 def _network(machine: Machine, server: VmbusServer) -> list[Netvsc]:

@@ -45,6 +45,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("-drive", "file=F[,readonly=on][,snapshot=on][,cache=MODE]...",
                "a disk, or one more; docs/storage.md", many=True),
         Option("-hda", "FILE", "the same as -drive file=FILE", many=True),
+        Option("-cdrom", "FILE", "an ISO image in a DVD drive", many=True),
         Option("-snapshot", "", "writes to all disks vanish at the end"),
         Option("-kernel -k", "FILE", "start a bzImage, ELF, multiboot file or boot sector"),
         Option("-initrd -i", "FILE", "initial ramdisk for -kernel"),
@@ -142,7 +143,6 @@ ACCEPTED: dict[str, tuple[str, ...]] = {
 #: QEMU's, not here: refused with what to do instead of "did you mean"
 NOT_HERE = {
     "disk": "name the image without an option, or write -drive file=F",
-    "cdrom": "pyhv has disks only; a hybrid ISO boots as a disk: -drive file=F,readonly=on",
     "hdb": "write -drive file=F for every further disk",
     "daemonize": "pyhv stays in the foreground; let the shell or systemd put it away",
 }
@@ -273,6 +273,7 @@ def config_of(parsed: Parsed, demo_disk: Callable[[], str]) -> MachineConfig:
     from .config import (
         Drive,
         MachineConfig,
+        cdrom,
         checked,
         parse_drive,
         parse_size,
@@ -280,7 +281,8 @@ def config_of(parsed: Parsed, demo_disk: Callable[[], str]) -> MachineConfig:
     )
 
     default, get = MachineConfig(), parsed.get
-    drives = [parse_drive(text) if key == "drive" else Drive(text) for key, text in parsed.disks]
+    kinds = {"drive": parse_drive, "cdrom": cdrom}
+    drives = [kinds.get(key, Drive)(text) for key, text in parsed.disks]
     if "snapshot" in parsed:
         drives = [drive._replace(snapshot=True) for drive in drives]
     memory, smp, limit, kernel = get("m"), get("smp"), get("time-limit"), get("kernel")

@@ -63,6 +63,8 @@ class Snapshot:
         from . import boardstate
 
         board, memory = machine.board, machine.memory
+        if machine.plugged:
+            raise ConfigError("snapshot: a drive or a medium was changed while the machine ran")
         state = {
             "config": machine.config._asdict(), "driver": driver(machine), "taken": time.time(),
             "cpuid": cpuid_rows(machine), "board": boardstate.save(board),

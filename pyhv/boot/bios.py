@@ -99,7 +99,7 @@ def bios_image(path: str | None = None) -> bytes:
 class Bios:
     """The services, for one life of a machine.
 
-    :param disks: as drives 0x80, 0x81, ...
+    :param disks: as drives 0x80, 0x81, ... *cdroms*: as 0xE0, ...
     :param console: where INT 10h prints, a byte stream in UTF-8.
     :param e820: the memory map; ACPI tables are somebody else's.
     :param stop: ``stop(kind, text)`` ends the machine: "no-boot", or "stuck" for an exception that
@@ -124,8 +124,10 @@ class Bios:
         serial_used: Callable[[], bool] = lambda: False,
         cmos: Rtc | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        cdroms: Sequence[Disk] = (),
     ) -> None:
         self.memory, self.disks, self.e820 = memory, list(disks), list(e820)
+        self.cdroms = list(cdroms)
         self.stop, self.serial_used, self.cmos, self.clock_ns = stop, serial_used, cmos, clock_ns
         self.screen = bios_video.Screen(memory, console, serial_used)
         self.keyboard = bios_keyboard.Keyboard()

@@ -1,6 +1,7 @@
 """INT 13h: the disks for boot loaders, by cylinder, head and sector, and by Enhanced Disk Drive.
 
-Drives are 0x80, 0x81, ... in the order of the machine's disks; there is no diskette.
+Drives are 0x80, 0x81, ... in the order of the machine's disks; there is no diskette. CDs, which
+are 0xE0, ..., answer to the extensions only.
 Sectors have the disk's own size. Source: Phoenix EDD 3.0; Ralf Brown's interrupt list.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import struct
 
 from ..errors import BadGpa
+from . import bios_cdrom
 from . import bios_layout as at
 from .bios_cpu import ah, ds_offset, es_offset, set_ah, set_bx, set_cx, set_dx
 
@@ -51,6 +53,11 @@ def drive(bios: Bios, cpu: Cpu) -> Disk | None:
     """Return the disk that DL names."""
     number = (cpu.edx & 0xFF) - FIRST_DRIVE
     return bios.disks[number] if 0 <= number < len(bios.disks) else None
+
+
+def any_drive(bios: Bios, cpu: Cpu) -> Disk | None:
+    """Return the disk or CD that DL names."""
+    return drive(bios, cpu) or bios_cdrom.cd_drive(bios, cpu)
 
 
 def _done(bios: Bios, cpu: Cpu, status: int) -> bool:
@@ -146,7 +153,7 @@ def _type(bios: Bios, cpu: Cpu) -> bool:
 
 def _check_extensions(bios: Bios, cpu: Cpu) -> bool:
     """AH=41h, BX=55AAh: the EDD version and what of it is there."""
-    if drive(bios, cpu) is None or cpu.ebx & 0xFFFF != 0x55AA:
+    if any_drive(bios, cpu) is None or cpu.ebx & 0xFFFF != 0x55AA:
         return _done(bios, cpu, BAD_COMMAND)
     set_bx(cpu, 0xAA55)
     set_cx(cpu, EDD_ACCESS | EDD_INFO)
@@ -156,7 +163,7 @@ def _check_extensions(bios: Bios, cpu: Cpu) -> bool:
 
 def _packet_access(bios: Bios, cpu: Cpu) -> bool:
     """AH=42h read, 43h write, 44h verify, 47h seek: disk address packet at DS:SI."""
-    disk, function = drive(bios, cpu), ah(cpu)
+    disk, function = any_drive(bios, cpu), ah(cpu)
     if disk is None:
         return _done(bios, cpu, BAD_COMMAND)
     packet = ds_offset(cpu, cpu.esi)
@@ -182,7 +189,7 @@ def _packet_access(bios: Bios, cpu: Cpu) -> bool:
 
 def _drive_information(bios: Bios, cpu: Cpu) -> bool:
     """AH=48h: geometry, sectors and sector size into the buffer DS:SI, which tells its size."""
-    disk = drive(bios, cpu)
+    disk = any_drive(bios, cpu)
     if disk is None:
         return _done(bios, cpu, BAD_COMMAND)
     buffer = ds_offset(cpu, cpu.esi)
@@ -215,7 +222,12 @@ def _nothing_to_do(bios: Bios, cpu: Cpu) -> bool:
     """Reset, recalibrate and the like: success when the drive is there. Diskettes may be reset."""
     if ah(cpu) == 0 and not cpu.edx & 0x80:
         return _done(bios, cpu, OK)
-    return _done(bios, cpu, BAD_COMMAND if drive(bios, cpu) is None else OK)
+    return _done(bios, cpu, BAD_COMMAND if any_drive(bios, cpu) is None else OK)
+
+
+def _emulation(bios: Bios, cpu: Cpu) -> bool:
+    """AH=4Bh: what a CD's boot image emulates: nothing."""
+    return _done(bios, cpu, OK if bios_cdrom.emulation_status(bios, cpu) else BAD_COMMAND)
 
 
 def _refuse(bios: Bios, cpu: Cpu) -> bool:
@@ -251,7 +263,7 @@ SERVICES: dict[tuple[int, int | None], tuple[str, Function]] = {  # type: ignore
     (VECTOR, 0x47): ("extended seek", _packet_access),
     (VECTOR, 0x48): ("drive information", _drive_information),
     (VECTOR, 0x49): ("extended change, refused", _refuse),
-    (VECTOR, 0x4B): ("CD emulation status, refused", _refuse),
+    (VECTOR, 0x4B): ("CD emulation status", _emulation),
     (VECTOR, 0x4E): ("set hardware configuration, refused", _refuse),
     (VECTOR, None): ("disk call, refused", _refuse),
 }

@@ -9,7 +9,7 @@ import struct
 import time
 
 from ..memory import HIGH
-from . import bios_disk, e820
+from . import bios_cdrom, bios_disk, e820
 from . import bios_layout as at
 from .bios_cpu import INTERRUPT, es_offset, set_ah, set_al, set_ax, set_bx, set_cx, set_dx, set_es
 
@@ -216,7 +216,8 @@ def _no_boot(bios: Bios, cpu: Cpu) -> None:
 
 
 def _boot(bios: Bios, cpu: Cpu) -> None:
-    """INT 19h: LBA 0 of drive 0x80 to 0000:7C00, which runs with DL = 80h."""
+    """INT 19h: LBA 0 of drive 0x80 to 0000:7C00, which runs with DL = 80h; else a CD."""
+    gpa, number = at.BOOT_SECTOR, bios_disk.FIRST_DRIVE
     problem = "no disk is there"
     if bios.disks:
         disk = bios.disks[0]
@@ -226,16 +227,26 @@ def _boot(bios: Bios, cpu: Cpu) -> None:
         if status != bios_disk.OK:
             problem = f"sector 0 cannot be read (INT 13h status {status:#04x})"
     if problem:
-        bios.give_up(cpu, "no-boot", f"no bootable device: disk 0x80: {problem}")
+        problem = f"disk 0x80: {problem}"
+        try:
+            if bios.cdroms:
+                gpa, number = bios_cdrom.load(bios)
+                problem = ""
+        except bios_cdrom.NotBootable as error:
+            problem += f"; CD: {error}"
+    if problem:
+        bios.give_up(cpu, "no-boot", f"no bootable device: {problem}")
         return
     stack = at.STACK - 6
-    bios.memory.write(stack, struct.pack("<3H", at.BOOT_SECTOR, 0, INTERRUPT | 2))
+    # 0000:7C00 and never 07C0:0000: boot sectors were written for it
+    place = struct.pack("<3H", gpa & 0xFFFF, gpa >> 4 & 0xF000, INTERRUPT | 2)
+    bios.memory.write(stack, place)
     for segment in ("ss", "ds", "es"):
         if getattr(cpu, segment + "_base"):
             setattr(cpu, segment + "_sel", 0)
             setattr(cpu, segment + "_base", 0)
     cpu.eax = cpu.ebx = cpu.ecx = cpu.esi = cpu.edi = cpu.ebp = 0
-    cpu.edx, cpu.esp = bios_disk.FIRST_DRIVE, stack
+    cpu.edx, cpu.esp = number, stack
 
 
 def _reset(bios: Bios, cpu: Cpu) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..disk import Disk
     from .pagelist import PageList
 
+    Handler = Callable[["Lun", bytes, PageList], int]
+
 # LBA, blocks
 _rw_10 = Struct(">2xIxH").unpack_from
 _rw_12 = Struct(">2xII").unpack_from
@@ -33,14 +35,28 @@ class Lun:
     """A logical unit on *disk*; ``attention`` is a sense that the next command ends with.
 
     ``to_flush`` is set by a command that may be answered only when its data is on the medium.
+    ``commands`` is the table of those it has.
     """
 
     __slots__ = ("attention", "disk", "to_flush")
+    commands: dict[int, tuple[str, Handler]]
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
         self.to_flush = False
         self.attention: scsi.Sense | None = None
+
+    @property
+    def identity(self) -> bytes:
+        """16 bytes that the guest knows it by."""
+        return self.disk.identity
+
+    def save(self) -> list[object]:
+        """Return what a snapshot keeps beside the attention."""
+        return []
+
+    def load(self, state: list[object]) -> None:
+        """Undo :meth:`save`."""
 
 
 def _extent(lun: Lun, lba: int, blocks: int) -> tuple[int, int]:
@@ -250,7 +266,7 @@ def request_sense(lun: Lun, cdb: bytes, data: PageList) -> int:
 
 
 #: operation code -> name, handler
-COMMANDS: dict[int, tuple[str, Callable[[Lun, bytes, PageList], int]]] = {
+COMMANDS: dict[int, tuple[str, Handler]] = {
     scsi.TEST_UNIT_READY: ("TEST UNIT READY", nothing_to_do),
     scsi.REQUEST_SENSE: ("REQUEST SENSE", request_sense),
     scsi.READ_6: ("READ (6)", read_6),
@@ -276,6 +292,7 @@ COMMANDS: dict[int, tuple[str, Callable[[Lun, bytes, PageList], int]]] = {
     scsi.READ_12: ("READ (12)", read_12),
     scsi.WRITE_12: ("WRITE (12)", write_12),
 }
+Lun.commands = COMMANDS
 WRITING = frozenset(
     (scsi.WRITE_6, scsi.WRITE_10, scsi.WRITE_12, scsi.WRITE_16, scsi.SYNCHRONIZE_CACHE_10,
      scsi.SYNCHRONIZE_CACHE_16, scsi.UNMAP, scsi.WRITE_SAME_10, scsi.WRITE_SAME_16)

@@ -44,12 +44,12 @@ def supported_pages(lun: Lun) -> bytes:
 
 def serial_number(lun: Lun) -> bytes:
     """VPD 80h."""
-    return lun.disk.identity.hex()[:20].encode()
+    return lun.identity.hex()[:20].encode()
 
 
 def identification(lun: Lun) -> bytes:
     """VPD 83h: a locally assigned NAA name (8 bytes, from the disk's identity), and T10's."""
-    identity = lun.disk.identity
+    identity = lun.identity
     naa = bytes((0x30 | identity[0] & 0x0F,)) + identity[1:8]
     text = VENDOR + PRODUCT + serial_number(lun)
     return bytes((0x01, 0x03, 0, len(naa))) + naa + bytes((0x02, 0x01, 0, len(text))) + text
@@ -90,16 +90,25 @@ VPD: dict[int, Callable[[Lun], bytes]] = {
 
 def inquiry(lun: Lun, cdb: bytes, data: PageList) -> int:
     """12h."""
+    return answer(lun, cdb, data, standard, VPD, 0)
+
+
+def answer(
+    lun: Lun, cdb: bytes, data: PageList, standard: Callable[[Lun], bytes],
+    pages: dict[int, Callable[[Lun], bytes]], device_type: int,
+) -> int:  # fmt: skip
+    """Answer INQUIRY with *standard* data or one of the VPD *pages*."""
     evpd, page, allocation = cdb[1] & 1, cdb[2], int.from_bytes(cdb[3:5], "big")
     if not evpd:
         if page:
             raise scsi.CheckCondition(scsi.INVALID_FIELD_IN_CDB)
         return data.write(standard(lun), allocation)
-    build = VPD.get(page)
+    build = pages.get(page)
     if build is None:
         raise scsi.CheckCondition(scsi.INVALID_FIELD_IN_CDB)
     body = build(lun)
-    return data.write(bytes((0, page)) + len(body).to_bytes(2, "big") + body, allocation)
+    head = bytes((device_type, page)) + len(body).to_bytes(2, "big")
+    return data.write(head + body, allocation)
 
 
 def _caching(lun: Lun) -> bytes:
@@ -115,29 +124,41 @@ MODE_PAGES: dict[int, Callable[[Lun], bytes]] = {0x08: _caching, 0x0A: _control}
 ALL_PAGES, CHANGEABLE, SAVED = 0x3F, 1, 3
 
 
-def _mode_pages(lun: Lun, cdb: bytes) -> tuple[bytes, int]:
-    """Return the pages asked for, and the device-specific parameter: WP, DPOFUA."""
+def mode_pages(lun: Lun, cdb: bytes, table: dict[int, Callable[[Lun], bytes]]) -> bytes:
+    """Return those pages of *table* that MODE SENSE asks for."""
     control, page, subpage = cdb[2] >> 6, cdb[2] & 0x3F, cdb[3]
-    wanted = list(MODE_PAGES) if page == ALL_PAGES else [page]
-    if control == SAVED or subpage not in (0, 0xFF) or any(p not in MODE_PAGES for p in wanted):
+    wanted = list(table) if page == ALL_PAGES else [page]
+    if control == SAVED or subpage not in (0, 0xFF) or any(p not in table for p in wanted):
         raise scsi.CheckCondition(scsi.INVALID_FIELD_IN_CDB)
-    pages = [MODE_PAGES[one](lun) for one in wanted]
+    pages = [table[one](lun) for one in wanted]
     if control == CHANGEABLE:  # nothing is
         pages = [one[:2] + bytes(len(one) - 2) for one in pages]
-    return b"".join(pages), (0x80 if lun.disk.readonly else 0) | 0x10
+    return b"".join(pages)
 
 
-def mode_sense_6(lun: Lun, cdb: bytes, data: PageList) -> int:
-    """1Ah; without block descriptors."""
-    pages, specific = _mode_pages(lun, cdb)
+def _specific(lun: Lun) -> int:
+    return (0x80 if lun.disk.readonly else 0) | 0x10  # WP, DPOFUA
+
+
+def mode_answer_6(cdb: bytes, data: PageList, pages: bytes, specific: int) -> int:
+    """Answer MODE SENSE (6) without block descriptors; *specific*: the device's parameter."""
     return data.write(bytes((3 + len(pages), 0, specific, 0)) + pages, cdb[4])
 
 
-def mode_sense_10(lun: Lun, cdb: bytes, data: PageList) -> int:
-    """5Ah; without block descriptors."""
-    pages, specific = _mode_pages(lun, cdb)
+def mode_answer_10(cdb: bytes, data: PageList, pages: bytes, specific: int) -> int:
+    """Answer MODE SENSE (10) in the same way."""
     head = (6 + len(pages)).to_bytes(2, "big") + bytes((0, specific, 0, 0, 0, 0))
     return data.write(head + pages, int.from_bytes(cdb[7:9], "big"))
+
+
+def mode_sense_6(lun: Lun, cdb: bytes, data: PageList) -> int:
+    """1Ah."""
+    return mode_answer_6(cdb, data, mode_pages(lun, cdb, MODE_PAGES), _specific(lun))
+
+
+def mode_sense_10(lun: Lun, cdb: bytes, data: PageList) -> int:
+    """5Ah."""
+    return mode_answer_10(cdb, data, mode_pages(lun, cdb, MODE_PAGES), _specific(lun))
 
 
 def read_capacity_10(lun: Lun, cdb: bytes, data: PageList) -> int:

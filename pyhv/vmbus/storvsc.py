@@ -15,7 +15,8 @@ from . import scsi, scsi_inquiry
 from .device import Device
 from .pagelist import PageList
 from .rules import BrokenRule
-from .scsi_disk import COMMANDS, WRITING, Lun
+from .scsi_cdrom import SECTOR, Cdrom
+from .scsi_disk import WRITING, Lun
 from .storvsc_pending import MOST, Pending
 
 TYPE_CHECKING = False
@@ -49,10 +50,16 @@ SRB_SUCCESS, SRB_ERROR, SRB_INVALID_REQUEST, SRB_DATA_OVERRUN = 0x01, 0x04, 0x06
 SRB_INVALID_LUN, SRB_AUTOSENSE_VALID = 0x20, 0x80
 COMPLETION_WANTED = p.VMBUS_DATA_PACKET_FLAG_COMPLETION_REQUESTED
 NO_SENSE = bytes(20)
+#: these neither report nor clear a unit attention
+NO_ATTENTION = (
+    scsi.INQUIRY, scsi.REQUEST_SENSE, scsi.GET_CONFIGURATION, scsi.GET_EVENT_STATUS_NOTIFICATION,
+)  # fmt: skip
 
 
 class Scsi(Device):
-    """A controller with *disks* as LUN 0, 1, ...; it does not close them.
+    """A controller with *disks* as LUN 0, 1, ..., or by LUN; it does not close them.
+
+    A disk of 2048-byte sectors is a medium in a DVD drive, None is a drive without one.
 
     :param number: distinguishes several controllers of one machine.
     :raises ValueError: more than 64 disks.
@@ -61,11 +68,14 @@ class Scsi(Device):
     class_guid = p.GUID_SCSI
     kept = True
 
-    def __init__(self, disks: list[Disk], number: int = 0) -> None:
+    def __init__(
+        self, disks: list[Disk | None] | dict[int, Disk | None], number: int = 0
+    ) -> None:
         if len(disks) > MAX_LUNS:
             raise ValueError(f"{len(disks)} disks: a controller has at most {MAX_LUNS} LUNs")
         self.instance_guid = f"b7f0e1d4-5c3a-4e52-9d0b-70797368{number:04x}"
-        self.luns: dict[int, Lun] = {number: Lun(disk) for number, disk in enumerate(disks)}
+        rows = disks.items() if isinstance(disks, dict) else enumerate(disks)
+        self.luns: dict[int, Lun] = {lun: _lun(disk) for lun, disk in rows}
         self._pages: PageList  # from offered() on
         self._primary: Channel | None = None
         self._ready = False  # END_INITIALIZATION came
@@ -89,7 +99,7 @@ class Scsi(Device):
 
     def save(self) -> dict[str, Any]:
         """Return how far the driver is, what waits, and which LUNs have something to say."""
-        luns = [[number, lun.attention] for number, lun in self.luns.items()]
+        luns = [[number, lun.attention, lun.save()] for number, lun in self.luns.items()]
         return {"ready": self._ready, "luns": luns, "pending": self._pending.save()}
 
     def load(self, state: dict[str, Any], channels: dict[int, Channel]) -> None:
@@ -98,27 +108,35 @@ class Scsi(Device):
         :raises ConfigError: other LUNs.
         """
         self._ready, self._primary = state["ready"], channels.get(0)
-        if sorted(number for number, _ in state["luns"]) != sorted(self.luns):
+        if sorted(number for number, *_ in state["luns"]) != sorted(self.luns):
             raise ConfigError("restore: disks were plugged in or out before the snapshot")
-        for number, attention in state["luns"]:
+        for number, attention, rest in state["luns"]:
             self.luns[number].attention = None if attention is None else tuple(attention)
+            self.luns[number].load(rest)
         for channel in channels.values():
             channel.data = object()
         self._pending.load(state["pending"], channels, self.luns)
 
     # disks coming and going
 
-    def add(self, disk: Disk) -> int:
-        """Plug *disk* in; return its LUN. On the event loop.
+    def add(self, disk: Disk, number: int | None = None) -> int:
+        """Plug *disk* in as LUN *number*, or the first that is free; return it. On the event loop.
 
         :raises ValueError: all LUNs are taken.
         """
-        number = next((n for n in range(MAX_LUNS) if n not in self.luns), None)
+        if number is None:
+            number = next((n for n in range(MAX_LUNS) if n not in self.luns), None)
         if number is None:
             raise ValueError(f"all {MAX_LUNS} LUNs are taken")
-        self.luns[number] = Lun(disk)
+        self.luns[number] = _lun(disk)
         self._enumerate()
         return number
+
+    def change_medium(self, number: int, disk: Disk | None) -> None:
+        """Put *disk* into the DVD drive at LUN *number*, None: take out what is in it."""
+        lun = self.luns[number]
+        assert isinstance(lun, Cdrom)
+        lun.change(disk)
 
     def remove(self, number: int) -> Disk:
         """Unplug LUN *number*; return its disk, no request of which is left. On the event loop."""
@@ -161,7 +179,7 @@ class Scsi(Device):
         pages = self._pages
         pages.set(batch, start, ranges, length)
         lun = self.luns.get(lun_number) if not path | target else None
-        command = COMMANDS.get(cdb[0])
+        command = lun.commands.get(cdb[0]) if lun is not None else None
         moved = 0
         try:
             if lun is None or command is None or lun.attention or not 6 <= cdb_length <= 16:
@@ -235,10 +253,10 @@ class Scsi(Device):
                 allocation = int.from_bytes(cdb[3:5], "big")
                 return SRB_SUCCESS, pages.write(scsi_inquiry.ABSENT, allocation)
             return SRB_INVALID_LUN, 0
-        if lun.attention and operation not in (scsi.INQUIRY, scsi.REQUEST_SENSE):
+        if lun.attention and operation not in NO_ATTENTION:
             sense, lun.attention = lun.attention, None
             raise scsi.CheckCondition(sense)
-        command = COMMANDS.get(operation)
+        command = lun.commands.get(operation)
         if command is None:
             raise scsi.CheckCondition(scsi.INVALID_OPERATION_CODE)
         return SRB_SUCCESS, command[1](lun, cdb, pages)
@@ -277,3 +295,7 @@ class Scsi(Device):
         if flags & COMPLETION_WANTED:
             head = b"".join(word.to_bytes(4, "little") for word in (COMPLETE_IO, 0, status))
             channel.complete(transaction, (head + payload).ljust(PACKET_SIZE, b"\0"))
+
+
+def _lun(disk: Disk | None) -> Lun:
+    return Cdrom(disk) if disk is None or disk.sector_size == SECTOR else Lun(disk)

@@ -10,7 +10,7 @@ import pytest
 from fake_machine import FakeMachine, ends
 
 from pyhv import cli, options
-from pyhv.config import Drive, MachineConfig, Smp
+from pyhv.config import Drive, MachineConfig, Smp, cdrom
 from pyhv.errors import ConfigError, Exit, HostError
 from pyhv.net.config import Nic
 from pyhv.stop import Stop
@@ -30,6 +30,7 @@ EFFECTS = {
     "disk": ("a.img", {"drives": (Drive("a.img"),)}),
     "drive": ("file=a,readonly=on", {"drives": (Drive("a", readonly=True),)}),
     "hda": ("a,b.img", {"drives": (Drive("a,b.img"),)}),
+    "cdrom": ("a.iso", {"drives": (cdrom("a.iso"),)}),
     "snapshot": ("", {"drives": (Drive("/demo.img", snapshot=True),)}),
     "kernel": ("bzImage", {"kernel": "bzImage", "drives": ()}),
     "initrd": ("i", {"initrd": "i"}),

@@ -9,6 +9,7 @@ from pyhv.config import (
     Drive,
     MachineConfig,
     Smp,
+    cdrom,
     machine_config,
     parse_drive,
     parse_size,
@@ -105,6 +106,7 @@ def test_bad_smp(text: str, words: str) -> None:
         ("file=d,if=none,id=d0,media=disk,readonly=off", Drive("d")),
         *[(f"d,cache={mode}", Drive("d", cache=mode)) for mode in CACHE],
         ("file=d,logical_block_size=4096", Drive("d", sector_size=4096)),
+        ("file=d.iso,media=cdrom,cache=none,readonly=on", cdrom("d.iso")),
     ],
 )
 def test_drive(text: str, drive: Drive) -> None:
@@ -121,7 +123,7 @@ def test_drive(text: str, drive: Drive) -> None:
         ("file=d,cache=directsync", "cache=directsync: pyhv has writeback, none"),
         ("file=d,logical_block_size=1024", "logical_block_size=1024: pyhv has 512, 4096"),
         ("file=d,if=virtio", "if=virtio"),
-        ("file=d,media=cdrom", "media=cdrom"),
+        ("file=d,media=tape", "media=tape: pyhv has disk, cdrom"),
         ("file=d,readonly=maybe", "expects 'on' or 'off'"),
         ("file=d,readonly", "no '='"),
     ],
