@@ -8,6 +8,8 @@
     debian_image.py initramfs SUITE    a small busybox initramfs with the Hyper-V modules
     debian_image.py services SUITE     the same, and in /usr/sbin Debian's Hyper-V daemons; what
                                        they need beside hv_utils lies in /later, not loaded
+    debian_image.py screen SUITE       two lines: Debian's generic kernel, which has hyperv_drm, and
+                                       such an initramfs for it, with a console on the screen
 
 Each prints a path; SUITE is bookworm (Linux 6.1) or trixie (6.12). Never write
 to what is printed: copy it (``-o``, or ``cp --sparse=always --reflink=auto``).
@@ -34,6 +36,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/host"))
 
 import debian  # noqa: E402
+import debian_screen  # noqa: E402
 import debian_services  # noqa: E402
 import initramfs as archive  # noqa: E402
 
@@ -248,6 +251,20 @@ def services(suite: str) -> Path:
     return debian.once(f"services-{suite}-{recipe}", build)
 
 
+def screen(suite: str) -> tuple[Path, Path]:
+    """Return Debian's generic kernel and a small initramfs for it."""
+    base = root(suite)
+
+    def build(folder: Path) -> None:
+        program = next((base.parent / "busybox").glob("**/bin/busybox"))
+        with debian.package_lists(base):
+            debian_screen.build(folder, base, program, GUEST_INIT)
+
+    recipe = debian.digest(GUEST_INIT, debian_screen.RECIPE, archive.LINKS, base.parent.name)
+    folder = debian.once(f"screen-{suite}-{recipe}", build)
+    return folder / "vmlinuz", folder / "initramfs"
+
+
 def _boot_sectors(base: Path, scratch: Path) -> bytes:
     """Return GRUB for the sectors before the partition, as grub-bios-setup would write them."""
     core_path = scratch / "core.img"
@@ -322,14 +339,9 @@ def decoders(suite: str) -> Path:
 
     def build(folder: Path) -> None:
         folder.mkdir()
-        lists = base / "var/lib/apt/lists"  # WASTE: emptied when the folder was made
-        try:
-            debian.in_root(base, "apt-get", "-qq", "-o", "APT::Sandbox::User=root", "update")
+        with debian.package_lists(base):
             for package in DECODERS:
                 debian.unpack(base, package, folder)
-        finally:
-            shutil.rmtree(lists, ignore_errors=True)
-            lists.mkdir()
 
     return debian.once(f"decoders-{suite}-{debian.digest(DECODERS, base.parent.name)}", build)
 
@@ -341,22 +353,23 @@ MAKERS = {
     "services": services,
     "decoders": decoders,
 }
+PAIRS = {"kernel": kernel, "screen": screen}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["disk", "kernel", *MAKERS])
+    parser.add_argument("what", choices=["disk", *PAIRS, *MAKERS])
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="a copy of your own")
     parser.add_argument("--terminal", choices=sorted(TERMINALS), default="serial")
     options = parser.parse_args()
-    if options.output and options.what == "kernel":
-        parser.error("-o: kernel is two files")
+    if options.output and options.what in PAIRS:
+        parser.error(f"-o: {options.what} is two files")
     try:
-        if options.what == "kernel":
-            print(*kernel(options.suite), sep="\n")
+        if options.what in PAIRS:
+            print(*PAIRS[options.what](options.suite), sep="\n")
             return 0
         if options.what == "disk":
             path = disk(options.suite, options.terminal)

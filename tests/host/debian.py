@@ -167,6 +167,18 @@ def in_root(root: Path, *command: str, cwd: str = "/") -> None:
     )
 
 
+@contextlib.contextmanager
+def package_lists(root: Path) -> Iterator[None]:
+    """Let packages of *root*'s suite be downloaded; its lists are empty again afterwards."""
+    lists = root / "var/lib/apt/lists"
+    try:
+        in_root(root, "apt-get", "-qq", "-o", "APT::Sandbox::User=root", "update")
+        yield
+    finally:
+        shutil.rmtree(lists, ignore_errors=True)
+        lists.mkdir()
+
+
 def unpack(root: Path, package: str, target: Path) -> None:
     """Download *package* of *root*'s suite and unpack it into *target*, without installing it."""
     folder = root / "tmp/unpack"
