@@ -20,6 +20,7 @@ _UNITS = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 MAX_CPUS = 254  # 8-bit APIC ids below 0xff, and one for the I/O APIC
 
 HYPERV_DRIVERS = ("auto", "kernel", "user")
+VGAS = ("none", "hyperv")
 HV_PRESETS = ("none", "linux", "windows", "nested", "max")  # hyperv/presets.py
 
 
@@ -54,7 +55,8 @@ class MachineConfig(Record):
     before ``cpu``'s own flags; ``machine`` the text of ``-M``; ``kernel`` boots directly;
     ``testdev`` adds the hyperv-testdev; ``nics`` are the network cards; ``agent`` adds COM2 for
     ``Machine.run``, and a shell on it to the initrd; ``free_page_reporting``
-    lets the guest tell which pages hold nothing, which the host then takes.
+    lets the guest tell which pages hold nothing, which the host then takes; ``vga``, one of
+    VGAS, gives it a screen and a mouse.
     """
 
     cpu: str | None = None
@@ -74,6 +76,7 @@ class MachineConfig(Record):
     nics: tuple[Nic, ...] = ()
     agent: bool = False
     free_page_reporting: bool = False
+    vga: str = "none"
 
 
 def cdrom(path: str) -> Drive:
@@ -126,6 +129,8 @@ def checked(config: MachineConfig) -> MachineConfig:
         raise ConfigError(f"hyperv {config.hyperv!r}: one of {', '.join(HYPERV_DRIVERS)}")
     if config.hv is not None and config.hv not in HV_PRESETS:
         raise ConfigError(f"hv {config.hv!r}: one of {', '.join(HV_PRESETS)}")
+    if config.vga not in VGAS:
+        raise ConfigError(f"vga {config.vga!r}: one of {', '.join(VGAS)}")
     if config.kernel is None and (config.initrd is not None or config.append):
         raise ConfigError("-initrd and -append need -kernel; a disk's boot loader has its own")
     if config.kernel is not None and config.firmware is not None:

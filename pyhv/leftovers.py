@@ -87,6 +87,7 @@ SPELLED: dict[str, Callable[[MachineConfig], list[str]]] = {
     "testdev": lambda config: ["-device", "hyperv-testdev"] * config.testdev,
     "nics": _nics,
     "agent": lambda config: ["--agent"] * config.agent,
+    "vga": lambda config: ["-vga", config.vga],
     "no_reboot": lambda config: ["-no-reboot"] * config.no_reboot,
     "free_page_reporting": lambda config: ["--free-page-reporting"] * config.free_page_reporting,
     "time_limit": lambda config: (
@@ -141,6 +142,14 @@ def registers(machine: Machine) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def screen(machine: Machine) -> bytes:
+    """Return what its screen shows, as a PNG; nothing if it has none, or shows nothing."""
+    try:
+        return machine.screenshot().png() if machine.config.vga != "none" else b""
+    except PyhvError:
+        return b""
+
+
 class Left(Record):
     """*text* for people, *files* by name: console.log, report.txt, command.sh, ..."""
 
@@ -148,10 +157,12 @@ class Left(Record):
     files: dict[str, bytes]
 
 
-def left(machine: Machine, stop: Stop | None, live: str, recorder: Recorder | None) -> Left:
+def left(
+    machine: Machine, stop: Stop | None, live: str, recorder: Recorder | None, picture: bytes
+) -> Left:
     """Return what *machine*, which has stopped, leaves.
 
-    :param live: what :func:`registers` said before it was stopped.
+    :param live: what :func:`registers` said before it was stopped; *picture*: :func:`screen`.
     """
     from .report import printable, register_lines, report
 
@@ -173,6 +184,8 @@ def left(machine: Machine, stop: Stop | None, live: str, recorder: Recorder | No
     }
     if live:
         files["registers.txt"] = live.encode()
+    if picture:
+        files["screen.png"] = picture
     if recorder is not None:
         files["trace.txt"] = recorder.text().encode(errors="backslashreplace")
     return Left(text, files)

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from .vmbus.hvsock import HvSockets
     from .vmbus.ic import Components
     from .vmbus.keyboard import SynthKeyboard
+    from .vmbus.mouse import SynthMouse
     from .vmbus.netvsc import Netvsc
     from .vmbus.server import VmbusServer
     from .vmbus.storvsc import Scsi
+    from .vmbus.video import SynthVideo
 
 
 class Offer(Record):
@@ -80,6 +82,29 @@ def _balloon(machine: Machine, server: VmbusServer) -> Balloon:
     return balloon
 
 
+def _screen(machine: Machine, server: VmbusServer) -> SynthVideo | None:
+    if machine.config.vga == "none":
+        return None
+    from .boot.acpi import mmio_windows
+    from .vmbus.video import VRAM_BYTES, SynthVideo
+    from .vram import Vram
+
+    vm = server.synic.vm  # the board's: machine.board is not there yet
+    screen = SynthVideo(Vram(vm, VRAM_BYTES, mmio_windows(machine.memory)))
+    server.offer(screen)
+    return screen
+
+
+def _mouse(machine: Machine, server: VmbusServer) -> SynthMouse | None:
+    if machine.config.vga == "none":
+        return None  # it points at pixels
+    from .vmbus.mouse import SynthMouse
+
+    mouse = SynthMouse()
+    server.offer(mouse)
+    return mouse
+
+
 #: in the order of the offers: Linux probes them so
 OFFERS = (
     Offer("storage", _storage),
@@ -88,4 +113,6 @@ OFFERS = (
     Offer("keyboard", _keyboard),
     Offer("sockets", _sockets),
     Offer("balloon", _balloon),
+    Offer("screen", _screen),
+    Offer("mouse", _mouse),
 )

@@ -91,6 +91,15 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "the guest's driver hv_balloon tells of free memory, which goes back to the host",
         ),
     ),
+    "Screen": (
+        Option(
+            "-vga",
+            "none|hyperv",
+            "hyperv: a screen for hyperv_drm, and a mouse; vm.screenshot() and QMP's screendump "
+            "show it; default none. The keyboard is always there",
+            choices=("none", "hyperv"),
+        ),
+    ),
     "Network": (
         Option(
             "-nic",
@@ -134,7 +143,6 @@ ACCEPTED: dict[str, tuple[str, ...]] = {
     "nodefaults": (),
     "accel": ("kvm",),
     "display": ("none",),
-    "vga": ("none",),
     "monitor": ("none",),
     "device": ("isa-debug-exit", "isa-debug-exit,iobase=0xf4,iosize=4",
                "isa-debug-exit,iobase=0xf4,iosize=0x4"),
@@ -307,6 +315,7 @@ def config_of(parsed: Parsed, demo_disk: Callable[[], str]) -> MachineConfig:
             nics=_nics(parsed),
             agent="agent" in parsed,
             free_page_reporting="free-page-reporting" in parsed,
+            vga=get("vga") or default.vga,
         )
     )
 

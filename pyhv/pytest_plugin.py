@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from .leftovers import Recorder, command, left, registers
+from .leftovers import Recorder, command, left, registers, screen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -165,10 +165,12 @@ class Factory:
 
     def left(self) -> list[Left]:
         """Stop every machine and return what each leaves."""
-        live = [registers(machine) for machine in self.machines]
+        live = [(registers(machine), screen(machine)) for machine in self.machines]
         return [
-            left(machine, stop, text, self._recorders.get(machine))
-            for machine, stop, text in zip(self.machines, self.stops(), live, strict=True)
+            left(machine, stop, text, self._recorders.get(machine), picture)
+            for machine, stop, (text, picture) in zip(
+                self.machines, self.stops(), live, strict=True
+            )
         ]
 
     def stops(self) -> list[Stop | None]:

@@ -1,23 +1,28 @@
-"""What one sits at: the machine's keyboard, and the way in which input comes to its driver."""
+"""What one sits at: the machine's keyboard, and with ``-vga hyperv`` its screen and mouse."""
 
 from __future__ import annotations
 
 import threading
 import time
 
-from .errors import ConfigError
+from .errors import ConfigError, HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
     from typing import Any
 
     from .board import Board
     from .events import EventLoop
     from .keyboard import Keyboard
+    from .mouse import Mouse
+    from .picture import Picture
     from .stop import Stop
+    from .vmbus.video import Situation
 
 LOOK_S = 0.05
+COPY_S = 10.0
 
 
 class Seat:
@@ -27,6 +32,7 @@ class Seat:
     call: Callable[[Callable[[], None]], None]
     events: EventLoop | None
     ended: Stop | None
+    started: bool
 
     @property
     def keyboard(self) -> Keyboard:
@@ -34,6 +40,54 @@ class Seat:
         from .keyboard import Keyboard
 
         return Keyboard(self)
+
+    @property
+    def mouse(self) -> Mouse:
+        """Its synthetic mouse: ``vm.mouse.move(100, 200)``, ``vm.mouse.click()``."""
+        from .mouse import Mouse
+
+        return Mouse(self)
+
+    @property
+    def screen_size(self) -> tuple[int, int]:
+        """Width and height, pixels, that the guest has set. Errors as of :meth:`screenshot`."""
+        shown = self._shown(lambda device: device.situation)
+        return shown.width, shown.height
+
+    def screenshot(self, path: str | os.PathLike[str] | None = None) -> Picture:
+        """Return what the guest's screen shows now; with *path*, write it there as a PNG.
+
+        :raises ConfigError: the machine does not run, or has no screen.
+        :raises HostError: its guest shows nothing (yet), or *path* cannot be written.
+        """
+        from .picture import Picture
+
+        shown: tuple[Situation, bytes] = self._shown(lambda device: device.picture())
+        picture = Picture(*shown)
+        if path is not None:
+            picture.save(path)
+        return picture
+
+    def _shown(self, ask: Callable[[Any], Any]) -> Any:
+        """Return what *ask* makes of the screen, on the event loop: there it cannot go away."""
+        found: list[Any] = []
+        asked = threading.Event()
+
+        def look() -> None:
+            board = self.board
+            device = board.offered.get("screen") if board is not None else None
+            if device is not None:
+                found.append(ask(device))
+            asked.set()
+
+        if self.ended is not None or self.events is None or not self.started:
+            raise ConfigError("screen: the machine does not run")
+        self._check_offered("screen")
+        self.call(look)
+        asked.wait(COPY_S)
+        if not found or found[0] is None:
+            raise HostError("screen: the guest shows nothing; its driver (Linux: hyperv_drm) would")
+        return found[0]
 
     def hand(
         self, name: str, give: Callable[[Any, Callable[[], None]], bool], timeout: float
@@ -67,7 +121,7 @@ class Seat:
         if board.vmbus is None:
             raise ConfigError(f"{name}: it is on VMBus, which needs hv_synic")
         if board.offered.get(name) is None:
-            raise ConfigError(f"{name}: this machine has none")
+            raise ConfigError(f"{name}: this machine has none; -vga hyperv gives it one")
 
     def _give(
         self, name: str, give: Callable[[Any, Callable[[], None]], bool],

@@ -108,9 +108,15 @@ def _madt(vp_count: int) -> bytes:
     return _table(b"APIC", 4, bytes(body))
 
 
-def _dsdt(memory: GuestMemory, serial_ports: int) -> bytes:
+def mmio_windows(memory: GuestMemory) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return (gpa, size) of the two windows that VMBus devices' memory may lie in."""
     top = max(r.gpa + r.size for r in memory.regions)
     high_mmio = (max(top, HIGH) + HIGH_MMIO_SIZE - 1) & -HIGH_MMIO_SIZE
+    return (MMIO_GPA, MMIO_SIZE), (high_mmio, HIGH_MMIO_SIZE)
+
+
+def _dsdt(memory: GuestMemory, serial_ports: int) -> bytes:
+    low, high = mmio_windows(memory)
     status = aml.name("_STA", aml.integer(0x0F))  # present, enabled, shown, working
     coms = [
         aml.device(
@@ -142,9 +148,7 @@ def _dsdt(memory: GuestMemory, serial_ports: int) -> bytes:
         status,
         aml.name(
             "_CRS",
-            aml.resources(
-                aml.memory32(MMIO_GPA, MMIO_SIZE), aml.memory64(high_mmio, HIGH_MMIO_SIZE)
-            ),
+            aml.resources(aml.memory32(*low), aml.memory64(*high)),
         ),
         vmbus,
     )

@@ -52,6 +52,8 @@ class Vm:
         self._irq = uapi.IrqLevel()
         self._msis: dict[int, bytearray] = {}
         self._frozen: tuple[int, int, int] | None = None
+        self._added: dict[int, tuple[int, int]] = {}  # slot -> gpa, size; of add_memory
+        self._ram_slots = len(memory.regions)
         try:
             if filtered is not None:
                 self.filter_msrs(*filtered)
@@ -72,6 +74,23 @@ class Vm:
         requests.SET_USER_MEMORY_REGION(
             self.fd, region, f"slot {slot}, gpa {gpa:#x}, {size:#x} bytes"
         )
+
+    def add_memory(self, gpa: int, size: int, address: int) -> int:
+        """Let the guest see *size* bytes of host memory at *address* as *gpa*; return the slot.
+
+        :raises HostError: KVM has no slot left, or something is there (EEXIST).
+        """
+        slot = self._ram_slots
+        while slot in self._added:
+            slot += 1
+        self.set_memory(slot, gpa, size, address)
+        self._added[slot] = gpa, size
+        return slot
+
+    def remove_memory(self, slot: int) -> None:
+        """Undo :meth:`add_memory`."""
+        gpa, _ = self._added.pop(slot)
+        self.set_memory(slot, gpa, 0, 0)
 
     def irq_line(self, gsi: int, level: bool) -> None:
         """Drive an interrupt line; any thread."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 
 from ..errors import PyhvError
+from .keys import send_key
 from .protocol import VERSION, QmpError
 
 TYPE_CHECKING = False
@@ -134,6 +135,15 @@ def _spelled(value: object) -> str:
     return str(value)
 
 
+def _screendump(machine: Machine, arguments: Arguments) -> object:
+    """The screen into a file of the host; "ppm" if no format is named, as in QEMU."""
+    path, kind = arguments.get("filename"), arguments.get("format", "ppm")
+    if not isinstance(path, str) or kind not in ("png", "ppm"):
+        raise QmpError("Parameter 'filename' is a string, and 'format' png or ppm")
+    machine.screenshot().save(path, kind)
+    return {}
+
+
 def _version(machine: Machine, arguments: Arguments) -> object:
     return VERSION
 
@@ -161,6 +171,8 @@ COMMANDS: dict[str, Callable[[Machine, Arguments], object]] = {
     "query-balloon": _query_balloon,
     "query-cpus-fast": _cpus,
     "query-cpu-model-expansion": _expansion,
+    "screendump": _screendump,
+    "send-key": send_key,
     "query-version": _version,
     "query-kvm": _kvm,
     "query-name": _name,
@@ -171,6 +183,8 @@ COMMANDS: dict[str, Callable[[Machine, Arguments], object]] = {
 ARGUMENTS = {
     "balloon": {"value"},
     "query-cpu-model-expansion": {"type", "model"},
+    "screendump": {"filename", "format"},
+    "send-key": {"keys", "hold-time"},
     "qmp_capabilities": {"enable"},
 }
 EVENTS = ("STOP", "RESUME", "RESET", "SHUTDOWN", "POWERDOWN", "GUEST_PANICKED")

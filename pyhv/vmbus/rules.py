@@ -27,6 +27,8 @@ RULES = {
     "packet-type": "a packet type this device does not take",
     "packet-ranges": "a packet's page list that does not add up, or is not RAM",
     "packet-short": "a packet shorter than this device's messages",
+    "vram-place": "VRAM outside the VMBus's MMIO windows, not on a page, or on other memory",
+    "video-situation": "a picture that does not lie in VRAM, or is of no known kind",
     "device-state": "a request that the device's state does not allow",
 }
 

@@ -47,6 +47,7 @@ EFFECTS = {
     "free-page-reporting": ("", {"free_page_reporting": True}),
     "nic": ("user", {"nics": (Nic("user"),)}),
     "netdev": ("tap,id=n0,ifname=tap0", {"nics": (Nic("tap", ifname="tap0"),)}),
+    "vga": ("hyperv", {"vga": "hyperv"}),
     "no-reboot": ("", {"no_reboot": True}),
     "time-limit": ("2.5", {"time_limit": 2.5}),
 }
@@ -120,6 +121,7 @@ def test_a_missing_value_shows_what_is_missing(name, value):
         ("-snapshot=on", "-snapshot=on: this option takes no value"),
         ("--hyperv maybe", "--hyperv maybe: pyhv has auto, kernel, user"),
         ("-display gtk", "-display gtk: pyhv has none"),
+        ("-vga std", "-vga std: pyhv has none, hyperv"),
         ("-device virtio-net", "-device virtio-net: pyhv has isa-debug-exit"),
         ("-m 0", "-m 0: "),
         ("-smp 0", "-smp 0: "),

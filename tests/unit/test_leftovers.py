@@ -8,7 +8,8 @@ import pytest
 
 from pyhv import options
 from pyhv.config import Drive, MachineConfig, machine_config
-from pyhv.leftovers import SPELLED, command
+from pyhv.errors import HostError
+from pyhv.leftovers import SPELLED, command, screen
 
 #: field -> a value that is not the default
 VALUES = {
@@ -27,6 +28,7 @@ VALUES = {
     "nics": {"nics": ["user,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-:53",
                       "tap,ifname=tap0,mac=52:54:00:00:00:01", "socket,path=a,,b,server=on"]},
     "agent": {"agent": True},
+    "vga": {"vga": "hyperv"},
     "no_reboot": {"no_reboot": True},
     "time_limit": {"time_limit": 2.5},
     "free_page_reporting": {"free_page_reporting": True},
@@ -45,3 +47,26 @@ def test_there_and_back(field: str) -> None:
     program, verb, *words = shlex.split(command(wanted))
     assert (program, verb) == ("pyhv", "run")
     assert options.config_of(options.parse(words), lambda: "") == wanted
+
+
+class Machine:
+    """Has a screen with a picture, or none on it."""
+
+    def __init__(self, vga: str, picture: bytes = b"") -> None:
+        self.config, self.picture = MachineConfig(vga=vga), picture
+
+    def screenshot(self) -> Machine:
+        if not self.picture:
+            raise HostError("screen: the guest shows nothing")
+        return self
+
+    def png(self) -> bytes:
+        return self.picture
+
+
+@pytest.mark.parametrize(
+    ("machine", "picture"),
+    [(Machine("hyperv", b"PNG"), b"PNG"), (Machine("hyperv"), b""), (Machine("none", b"x"), b"")],
+)
+def test_the_screen_of_a_failed_test(machine: Machine, picture: bytes) -> None:
+    assert screen(machine) == picture

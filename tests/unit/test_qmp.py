@@ -35,6 +35,11 @@ class FakeKvm:
                 (0x80000000, 0, 0, 0x80000008, 0, 0, 0)]  # fmt: skip
 
 
+class FakePicture:
+    def save(self, path: str, kind: str) -> None:
+        pathlib.Path(path).write_text(kind)
+
+
 class FakeMachine:
     def __init__(self) -> None:
         self.control = types.SimpleNamespace(listeners=[], ran=True, notify=self.notify)
@@ -58,6 +63,11 @@ class FakeMachine:
             raise ConfigError("pause: the machine has stopped: bye")
         self.paused = True
         self.notify("STOP")
+
+    def screenshot(self) -> FakePicture:
+        if self.ended:
+            raise ConfigError("screen: the machine does not run")
+        return FakePicture()
 
     def resume(self) -> None:
         self.paused = False
@@ -114,6 +124,19 @@ async def events(client: QMPClient, *names: str) -> list[dict]:
             break
     assert tuple(event["event"] for event in found) == names
     return [event.get("data", {}) for event in found]
+
+
+def test_screendump(path: str, machine: FakeMachine, tmp_path: pathlib.Path) -> None:
+    shot = tmp_path / "x"
+    for more, kind in (({}, "ppm"), ({"format": "png"}, "png"), ({"format": "ppm"}, "ppm")):
+        assert execute(path, "screendump", {"filename": str(shot), **more}) == {}
+        assert shot.read_text() == kind
+    for bad in ({}, {"filename": 3}, {"filename": "x", "format": "gif"}):
+        with pytest.raises(ExecuteError, match="'filename' is a string, and 'format' png or ppm"):
+            execute(path, "screendump", bad)
+    machine.ended = Stop("quit", 130, "", {})
+    with pytest.raises(ExecuteError, match="the machine does not run"):
+        execute(path, "screendump", {"filename": str(shot)})
 
 
 def test_greeting_and_version(path: str) -> None:
