@@ -39,3 +39,9 @@ def test_a_part_has_tests_of_one_folder(parts: dict[str, list[str]]) -> None:
         folders = {folder for name in names for folder in ("guest", "boot")
                    if (TESTS / folder / f"test_{name}.py").exists()}  # fmt: skip
         assert len(folders) == 1, title
+
+
+def test_no_two_files_of_one_name() -> None:
+    """Plain pytest imports test files by their bare names."""
+    names = [path.name for path in TESTS.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
