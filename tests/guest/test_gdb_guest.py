@@ -16,7 +16,10 @@ from libguest import SECONDS
 
 from pyhv import Machine
 
-pytestmark = pytest.mark.kvm
+pytestmark = [
+    pytest.mark.kvm,
+    pytest.mark.skipif(not shutil.which("gdb"), reason="gdb is not installed: apt install gdb"),
+]
 GDB_S = 4 * SECONDS  # where the guest is stepped on an emulated host
 ROOT = pathlib.Path(__file__).parents[2]
 
