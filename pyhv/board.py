@@ -168,10 +168,14 @@ class Board:
         if not self.machine.features.user_synic:
             return
         from .offers import OFFERS
+        from .vmbus.protocol import VERSION_WIN10_V5_3
         from .vmbus.server import VmbusServer
 
         machine = self.machine
-        self.vmbus = VmbusServer(machine.memory, self.driver, machine.events, len(self.vcpus))
+        self.vmbus = VmbusServer(
+            machine.memory, self.driver, machine.events, len(self.vcpus),
+            machine.config.vmbus_version or VERSION_WIN10_V5_3,
+        )  # fmt: skip
         for offer in OFFERS:
             self.offered[offer.name] = offer.make(machine, self.vmbus)
 

@@ -10,6 +10,7 @@ from os import fspath
 
 from .errors import ConfigError
 from .record import Record
+from .vmbus.protocol import VERSIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class MachineConfig(Record):
     ``testdev`` adds the hyperv-testdev; ``nics`` are the network cards; ``agent`` adds COM2 for
     ``Machine.run``, and a shell on it to the initrd; ``free_page_reporting``
     lets the guest tell which pages hold nothing, which the host then takes; ``vga``, one of
-    VGAS, gives it a screen and a mouse.
+    VGAS, gives it a screen and a mouse; ``vmbus_version`` is the highest that the bus takes,
+    "4.1", None for pyhv's own.
     """
 
     cpu: str | None = None
@@ -77,6 +79,7 @@ class MachineConfig(Record):
     agent: bool = False
     free_page_reporting: bool = False
     vga: str = "none"
+    vmbus_version: str | None = None
 
 
 def cdrom(path: str) -> Drive:
@@ -140,6 +143,8 @@ def checked(config: MachineConfig) -> MachineConfig:
 
         if len(config.nics) > MAX_NICS:
             raise ConfigError(f"{len(config.nics)} network cards: pyhv has at most {MAX_NICS}")
+    if config.vmbus_version is not None and config.vmbus_version not in VERSIONS:
+        raise ConfigError(f"VMBus version {config.vmbus_version}: pyhv has {', '.join(VERSIONS)}")
     if config.time_limit is not None and not config.time_limit > 0:
         raise ConfigError(f"time limit {config.time_limit}: more than 0 seconds")
     return config

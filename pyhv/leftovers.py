@@ -88,6 +88,7 @@ SPELLED: dict[str, Callable[[MachineConfig], list[str]]] = {
     "nics": _nics,
     "agent": lambda config: ["--agent"] * config.agent,
     "vga": lambda config: ["-vga", config.vga],
+    "vmbus_version": _text("--vmbus-version", "vmbus_version"),
     "no_reboot": lambda config: ["-no-reboot"] * config.no_reboot,
     "free_page_reporting": lambda config: ["--free-page-reporting"] * config.free_page_reporting,
     "time_limit": lambda config: (

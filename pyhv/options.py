@@ -79,6 +79,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             choices=("auto", "kernel", "user"),
         ),
         Option(
+            "--vmbus-version",
+            "VERSION",
+            "the highest VMBus version that the guest gets, as of an old host; default 5.3",
+            choices=("0.13", "1.1", "2.4", "3.0", "4.0", "4.1", "5.0", "5.1", "5.2", "5.3"),
+        ),
+        Option(
             "-device",
             "hyperv-testdev",
             "port 0x3000, through which kvm-unit-tests try the SynIC",
@@ -316,6 +322,7 @@ def config_of(parsed: Parsed, demo_disk: Callable[[], str]) -> MachineConfig:
             agent="agent" in parsed,
             free_page_reporting="free-page-reporting" in parsed,
             vga=get("vga") or default.vga,
+            vmbus_version=get("vmbus-version"),
         )
     )
 

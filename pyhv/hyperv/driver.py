@@ -82,6 +82,10 @@ class SynicPort(Protocol):
         """Return how many messages wait for the slot: what the caller bounds them by. A hint,
         cheap, from any thread."""
 
+    def drop_messages(self, vp_index: int, sint: int, message_type: int) -> None:
+        """Forget the messages of a type that wait for the slot; what is in the slot is the
+        guest's."""
+
     def raise_sint(self, vp_index: int, sint: int) -> None:
         """Send the SINT's interrupt; nothing while it is masked."""
 

@@ -249,6 +249,12 @@ class InKernel:
         route.queue.append((message_type, payload))
         self._schedule(route)
 
+    def drop_messages(self, vp_index: int, sint: int, message_type: int) -> None:
+        """Forget messages that wait for a SIM slot; the VP's thread may be delivering one."""
+        route = self._sints.get((vp_index, sint))
+        if route is not None:
+            route.queue = deque(one for one in tuple(route.queue) if one[0] != message_type)
+
     def messages_waiting(self, vp_index: int, sint: int) -> int:
         """Return how many messages wait for a SIM slot."""
         route = self._sints.get((vp_index, sint))
@@ -269,8 +275,9 @@ class InKernel:
         simp = self._pages[sint.vp][2]
         if not simp & HV_PAGE_ENABLE:
             return
-        gpa, queue = (simp & HV_PAGE_MASK) + sint.sint * HV_MESSAGE_SIZE, sint.queue
-        while queue and fill_slot(self.memory, gpa, *queue[0]):
+        gpa = (simp & HV_PAGE_MASK) + sint.sint * HV_MESSAGE_SIZE
+        # another queue may take its place at any time (drop_messages): look for it every time
+        while (queue := sint.queue) and fill_slot(self.memory, gpa, *queue[0]):
             queue.popleft()
             os.eventfd_write(sint.eventfd, 1)
 

@@ -295,6 +295,10 @@ class InUser:
         """Queue a message for a SIM slot."""
         self.partition.vps[vp_index].synic.post_message(sint, message_type, payload)
 
+    def drop_messages(self, vp_index: int, sint: int, message_type: int) -> None:
+        """Forget messages that wait for a SIM slot."""
+        self.partition.vps[vp_index].synic.drop_messages(sint, message_type)
+
     def messages_waiting(self, vp_index: int, sint: int) -> int:
         """Return how many messages wait for a SIM slot."""
         return self.partition.vps[vp_index].synic.messages_waiting(sint)

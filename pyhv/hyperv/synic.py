@@ -170,6 +170,13 @@ class Synic:
         queue = self._queues.get(sint)
         return len(queue) if queue else 0
 
+    def drop_messages(self, sint: int, message_type: int) -> None:
+        """Forget the messages of a type that wait for slot *sint*."""
+        with self.lock:
+            kept = deque(one for one in self._queues.pop(sint, ()) if one[0] != message_type)
+            if kept:
+                self._queues[sint] = kept
+
     def _drain(self) -> None:
         for sint in sorted(self._queues):
             self._drain_sint(sint)

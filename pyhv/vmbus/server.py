@@ -165,6 +165,8 @@ class VmbusServer(SavedServer):
         self._doorbell.close()
         if self.sockets is not None:
             self.sockets.reset()
+        # Old offers behind the answer to UNLOAD would be read by the next kernel as its own.
+        self.synic.drop_messages(self.vp, self.sint, p.HVMSG_VMBUS)
         for channel in sorted(self.channels.values(), key=lambda one: -one.sub_index):
             channel.close()
             if channel.primary is not None or channel.state == RESCINDED:

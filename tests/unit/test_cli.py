@@ -45,6 +45,7 @@ EFFECTS = {
     "device": ("hyperv-testdev", {"testdev": True}),
     "agent": ("", {"agent": True}),
     "free-page-reporting": ("", {"free_page_reporting": True}),
+    "vmbus-version": ("4.1", {"vmbus_version": "4.1"}),
     "nic": ("user", {"nics": (Nic("user"),)}),
     "netdev": ("tap,id=n0,ifname=tap0", {"nics": (Nic("tap", ifname="tap0"),)}),
     "vga": ("hyperv", {"vga": "hyperv"}),

@@ -170,3 +170,9 @@ def test_bad_keywords(options: dict[str, object], words: str) -> None:
 def test_a_config_does_not_change() -> None:
     with pytest.raises(AttributeError):
         MachineConfig().cpu = "max"  # type: ignore[misc]
+
+
+def test_vmbus_version_is_one_of_the_protocol() -> None:
+    assert machine_config(vmbus_version="4.1").vmbus_version == "4.1"
+    with pytest.raises(ConfigError, match=r"VMBus version 4.2: pyhv has 0.13, 1.1, 2.4"):
+        machine_config(vmbus_version="4.2")

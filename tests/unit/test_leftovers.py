@@ -25,6 +25,7 @@ VALUES = {
     "firmware": {"firmware": "bios.bin"},
     "hyperv": {"hyperv": "user"},
     "testdev": {"testdev": True},
+    "vmbus_version": {"vmbus_version": "4.1"},
     "nics": {"nics": ["user,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-:53",
                       "tap,ifname=tap0,mac=52:54:00:00:00:01", "socket,path=a,,b,server=on"]},
     "agent": {"agent": True},

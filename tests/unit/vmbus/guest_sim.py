@@ -48,6 +48,10 @@ class FakeSynic:
     def unbind_event(self, connection_id: int) -> None:
         self.bound.pop(connection_id, None)
 
+    def drop_messages(self, vp_index: int, sint: int, message_type: int) -> None:
+        which = (vp_index, sint, message_type)
+        self.messages = deque(one for one in self.messages if one[:3] != which)
+
     def messages_waiting(self, vp_index: int, sint: int) -> int:
         return 1 << 30 if self.full else 0
 

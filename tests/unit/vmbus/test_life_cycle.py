@@ -148,3 +148,25 @@ def test_relids_kept_by_the_guest_run_out_without_harm(guest: Guest) -> None:
     assert refused
     assert len(guest.server.channels) <= p.MAX_RELID // 2 + 40
     assert max(guest.server.channels) <= p.MAX_RELID
+
+
+@pytest.mark.parametrize("last", ["unload", "contact"])
+def test_what_waits_for_the_old_kernel_does_not_reach_the_next(guest: Guest, last: str) -> None:
+    """Offers that were never read are gone with UNLOAD or a new contact; the answer comes alone."""
+    assert guest.contact()
+    guest.post(message(3))
+    assert len(guest.synic.messages) == 3
+    if last == "unload":
+        guest.post(message(16))
+        assert guest.received() == [message(17)]
+    else:
+        assert guest.contact(p.VERSION_WIN10)
+
+
+@pytest.mark.parametrize("name", p.VERSIONS)
+def test_the_version_is_capped(make_guest, name: str) -> None:
+    """A guest that goes down from the highest agrees on the cap."""
+    guest = make_guest(Recorder(), max_version=name)
+    versions = sorted(p.VERSIONS.values(), reverse=True)
+    taken = next(version for version in versions if guest.contact(version))
+    assert taken == p.VERSIONS[name]
