@@ -45,13 +45,9 @@ class Ballooning:
     started: bool
 
     def _balloon(self, what: str) -> Balloon:
-        board = self.board
-        if board is None or not self.started or self.ended:
-            raise ConfigError(f"{what}: the machine does not run")
-        balloon = board.offered.get("balloon")
-        if balloon is None:
-            raise ConfigError(f"{what}: the guest has no VMBus; -cpu needs hv_synic for it")
-        return balloon
+        from .offers import reach
+
+        return reach(self, "balloon", what)  # type: ignore[return-value]
 
     @property
     def guest_memory(self) -> int:

@@ -6,13 +6,16 @@ and returns what the host side talks to (``board.offered[name]``), or None.
 
 from __future__ import annotations
 
+from .errors import ConfigError
 from .record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .ballooning import Ballooning
     from .machine import Machine
+    from .services import Services
     from .vmbus.balloon import Balloon
     from .vmbus.hvsock import HvSockets
     from .vmbus.ic import Components
@@ -116,3 +119,17 @@ OFFERS = (
     Offer("screen", _screen),
     Offer("mouse", _mouse),
 )
+
+
+def reach(machine: Services | Ballooning, name: str, what: str) -> object:
+    """Return what the row *name* made, for the call *what* of a running machine.
+
+    :raises ConfigError: the machine does not run, or its guest has no VMBus.
+    """
+    board = machine.board
+    if board is None or not machine.started or machine.ended:
+        raise ConfigError(f"{what}: the machine does not run")
+    found = board.offered.get(name)
+    if found is None:
+        raise ConfigError(f"{what}: the guest has no VMBus; -cpu needs hv_synic for it")
+    return found

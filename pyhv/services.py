@@ -33,13 +33,9 @@ class Services:
     started: bool
 
     def _components(self, what: str) -> Components:
-        board = self.board
-        if board is None or not self.started or self.ended:
-            raise ConfigError(f"{what}: the machine does not run")
-        components = board.offered.get("components")
-        if components is None:
-            raise ConfigError(f"{what}: the guest has no VMBus; -cpu needs hv_synic for it")
-        return components
+        from .offers import reach
+
+        return reach(self, "components", what)  # type: ignore[return-value]
 
     @property
     def heartbeat(self) -> float | None:

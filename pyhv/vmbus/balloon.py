@@ -14,7 +14,7 @@ from ..errors import BadGpa
 from ..record import Record
 from ..saving import fields, put
 from . import protocol as p
-from .device import Device
+from .device import Device, check_inband
 from .rules import BrokenRule
 
 TYPE_CHECKING = False
@@ -194,10 +194,7 @@ class Balloon(Device):
         batch: bytes, start: int, body: int, end: int,
     ) -> None:  # fmt: skip
         """Take a message."""
-        if kind != p.VM_PKT_DATA_INBAND:
-            raise BrokenRule("packet-type", f"type {kind}")
-        if end - body < _header.size:
-            raise BrokenRule("packet-short", f"{end - body} bytes of {_header.size}")
+        check_inband(kind, end - body, _header.size)
         number, size, transaction = _header.unpack_from(batch, body)
         row = _MESSAGES.get(number)
         if row is None:

@@ -11,6 +11,9 @@ A device in a test file::
 
 from __future__ import annotations
 
+from . import protocol as p
+from .rules import BrokenRule
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -84,3 +87,11 @@ class Device:
         :raises BrokenRule: the guest broke a rule; the channel is closed.
         """
         raise NotImplementedError
+
+
+def check_inband(kind: int, length: int, least: int) -> None:
+    """Let an in-band packet of *length* bytes pass if it has at least *least*; else BrokenRule."""
+    if kind != p.VM_PKT_DATA_INBAND:
+        raise BrokenRule("packet-type", f"type {kind}")
+    if length < least:
+        raise BrokenRule("packet-short", f"{length} bytes of {least}")

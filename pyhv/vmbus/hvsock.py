@@ -12,7 +12,7 @@ from struct import Struct
 
 from . import protocol as p
 from .channel import RESCINDED
-from .device import Device
+from .device import Device, check_inband
 from .rules import BrokenRule
 
 TYPE_CHECKING = False
@@ -102,10 +102,7 @@ class HvSocket(Device):
         batch: bytes, start: int, body: int, end: int,
     ) -> None:  # fmt: skip
         """Data of the guest, or its end."""
-        if kind != p.VM_PKT_DATA_INBAND:
-            raise BrokenRule("packet-type", f"type {kind}")
-        if end - body < _pipe.size:
-            raise BrokenRule("packet-short", f"{end - body} bytes of {_pipe.size}")
+        check_inband(kind, end - body, _pipe.size)
         pipe, size = _pipe.unpack_from(batch, body)
         if pipe != VMPIPE_DATA or size > end - body - _pipe.size:
             raise BrokenRule("packet-short", f"pipe type {pipe}, {size} bytes")

@@ -11,7 +11,7 @@ from struct import Struct
 
 from ..saving import fields, put
 from . import protocol as p
-from .device import Device
+from .device import Device, check_inband
 from .rules import BrokenRule
 
 TYPE_CHECKING = False
@@ -123,10 +123,7 @@ class Service(Device):
         batch: bytes, start: int, body: int, end: int,
     ) -> None:  # fmt: skip
         """Take an answer."""
-        if kind != p.VM_PKT_DATA_INBAND:
-            raise BrokenRule("packet-type", f"type {kind}")
-        if end - body < _header.size:
-            raise BrokenRule("packet-short", f"{end - body} bytes of {_header.size}")
+        check_inband(kind, end - body, _header.size)
         fields = _header.unpack_from(batch, body)
         answered, size, status, number, ic_flags = fields[4], fields[7], *fields[8:]
         data = batch[body + _header.size : end][:size]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from . import protocol as p
+from .device import check_inband
 from .inputs import InputDevice
 from .rules import BrokenRule
 
@@ -39,10 +39,7 @@ class SynthKeyboard(InputDevice):
         batch: bytes, start: int, body: int, end: int,
     ) -> None:  # fmt: skip
         """Take SYNTH_KBD_PROTOCOL_REQUEST. LEDs may come too: no lamp here."""
-        if kind != p.VM_PKT_DATA_INBAND:
-            raise BrokenRule("packet-type", f"type {kind}")
-        if end - body < _request.size:
-            raise BrokenRule("packet-short", f"{end - body} bytes of {_request.size}")
+        check_inband(kind, end - body, _request.size)
         message, version = _request.unpack_from(batch, body)
         if message == SYNTH_KBD_LED_INDICATORS:
             return

@@ -10,6 +10,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from . import protocol as p
+from .device import check_inband
 from .inputs import InputDevice
 from .rules import BrokenRule
 
@@ -87,10 +88,7 @@ class SynthMouse(InputDevice):
         """Take SYNTH_HID_PROTOCOL_REQUEST and the ACK of what follows it."""
         if kind == p.VM_PKT_COMP:
             return
-        if kind != p.VM_PKT_DATA_INBAND:
-            raise BrokenRule("packet-type", f"type {kind}")
-        if end - body < _header.size + _u32.size:
-            raise BrokenRule("packet-short", f"{end - body} bytes of {_header.size + _u32.size}")
+        check_inband(kind, end - body, _header.size + _u32.size)
         pipe, _, message, _ = _header.unpack_from(batch, body)
         if pipe == PIPE_MESSAGE_DATA and message == SYNTH_HID_PROTOCOL_REQUEST:
             self._agree(channel, _u32.unpack_from(batch, body + _header.size)[0])

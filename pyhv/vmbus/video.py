@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from ..errors import HostError
 from ..saving import fields, put
 from . import protocol as p
-from .device import Device
+from .device import Device, check_inband
 from .rules import BrokenRule
 
 TYPE_CHECKING = False
@@ -148,10 +148,7 @@ class SynthVideo(Device):
         batch: bytes, start: int, body: int, end: int,
     ) -> None:  # fmt: skip
         """Serve one message."""
-        if kind != p.VM_PKT_DATA_INBAND:
-            raise BrokenRule("packet-type", f"type {kind}")
-        if end - body < _header.size:
-            raise BrokenRule("packet-short", f"{end - body} bytes of {_header.size}")
+        check_inband(kind, end - body, _header.size)
         pipe, _, message, _ = _header.unpack_from(batch, body)
         if pipe != PIPE_MSG_DATA or message not in BODIES:
             raise BrokenRule("packet-type", f"pipe message {pipe}, video message {message}")
