@@ -21,10 +21,12 @@ from .drives import Drives
 from .endings import Endings
 from .errors import ConfigError, HostError, PyhvError
 from .events import EventLoop
+from .faulting import Faulting
 from .inspection import Inspection
 from .kvm.cpuid import Cpuid
 from .kvm.system import Kvm
 from .memory import GuestMemory
+from .offering import Offering
 from .restoring import Restoring
 from .seat import Seat
 from .streams import Streams
@@ -43,7 +45,10 @@ if TYPE_CHECKING:
 RTC_IRQ = 8
 
 
-class Machine(Ballooning, Commands, Daemons, Drives, Endings, Inspection, Restoring, Seat, Streams):
+class Machine(
+    Ballooning, Commands, Daemons, Drives, Endings, Faulting, Inspection, Offering, Restoring, Seat,
+    Streams,
+):  # fmt: skip
     """A virtual machine.
 
     :param config: a MachineConfig, or None and its fields as keywords

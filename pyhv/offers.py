@@ -108,6 +108,11 @@ def _mouse(machine: Machine, server: VmbusServer) -> SynthMouse | None:
     return mouse
 
 
+def _own(machine: Machine, server: VmbusServer) -> None:
+    for device in machine.own_devices:
+        server.offer(device)
+
+
 #: in the order of the offers: Linux probes them so
 OFFERS = (
     Offer("storage", _storage),
@@ -118,6 +123,7 @@ OFFERS = (
     Offer("balloon", _balloon),
     Offer("screen", _screen),
     Offer("mouse", _mouse),
+    Offer("own", _own),
 )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 
+from . import protocol as p
 from .device import check_inband
 from .inputs import InputDevice
 from .rules import BrokenRule
@@ -31,7 +32,7 @@ _keystroke = struct.Struct("<IHHI").pack
 class SynthKeyboard(InputDevice):
     """One keyboard."""
 
-    class_guid = "f912ad6d-2b17-48ea-bd65-f927a61c7684"
+    class_guid = p.GUID_KEYBOARD
     instance_guid = "d34b2567-b9b6-42b9-8778-0a4ec0b955bf"  # Hyper-V's own
 
     def packet(

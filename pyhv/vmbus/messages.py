@@ -39,8 +39,9 @@ def open_channel(server: VmbusServer, message: bytes) -> None:
     relid, open_id, gpadl, vp, out_page = p.OPEN_CHANNEL.unpack_from(message)
     status = server.open(relid, gpadl, vp, out_page)
     server.send(p.OPEN_RESULT.pack(p.CHANNELMSG_OPENCHANNEL_RESULT, 0, relid, open_id, status))
-    if status == p.STATUS_SUCCESS:
-        channel = server.channels[relid]
+    channel = server.channels.get(relid)
+    # an instrument may have closed it behind that answer
+    if status == p.STATUS_SUCCESS and channel is not None and channel.state == OPEN:
         channel.device.opened(channel)
 
 

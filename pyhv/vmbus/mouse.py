@@ -66,7 +66,7 @@ class Motion(NamedTuple):
 class SynthMouse(InputDevice):
     """One mouse with five buttons and a wheel."""
 
-    class_guid = "cfa8b69e-5b4a-4cc0-b98b-8ba1a1f3f95a"
+    class_guid = p.GUID_MOUSE
     instance_guid = "58f75a6d-d949-4320-99e1-a2a2576d581c"  # Hyper-V's own
 
     saved = (*InputDevice.saved, "_x", "_y", "_buttons", "_told")

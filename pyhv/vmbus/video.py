@@ -97,7 +97,7 @@ class Placement(Protocol):
 class SynthVideo(Device):
     """One screen; ``situation`` is None while the guest shows nothing, ``dirts`` counts updates."""
 
-    class_guid = "da0a7802-e377-4aac-8e77-0558eb1073f8"
+    class_guid = p.GUID_VIDEO
     instance_guid = "5620e0c7-8062-4dce-aeb7-520c7ef76171"  # Hyper-V's own
     offer_flags = p.VMBUS_CHANNEL_NAMED_PIPE_MODE
     user_data = p.VMBUS_PIPE_TYPE_MESSAGE.to_bytes(4, "little")

@@ -5,7 +5,7 @@ from device import Reverser
 from pyhv import Machine
 
 with Machine(kernel="guest.elf", memory="16M") as vm:
-    vm.add_instrument(lambda board: board.vmbus.offer(Reverser()))
+    vm.offer(Reverser())
     vm.start()
     vm.wait(timeout=60)
     print(vm.console.text(), end="")

@@ -1,0 +1,1 @@
+"""Faults on the bus: rules by which a test has things go lost, come late, or be refused."""
