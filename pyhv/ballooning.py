@@ -51,8 +51,8 @@ class Ballooning:
 
     @property
     def guest_memory(self) -> int:
-        """How many bytes of its RAM the guest has now; all of it, until :meth:`balloon`."""
-        return self.memory.size - (self._balloon("guest_memory").pages_out << PAGE_SHIFT)
+        """How many bytes of RAM the guest has now; what it began with, until :meth:`balloon`."""
+        return self._balloon("guest_memory").pages << PAGE_SHIFT
 
     @property
     def memory_report(self) -> MemoryReport | None:
@@ -63,26 +63,27 @@ class Ballooning:
         return MemoryReport(report.available, report.committed, time.monotonic() - report.when)
 
     def balloon(self, target: str | int, timeout: float = BALLOON_S) -> int:
-        """Leave the guest *target* of its RAM: bytes, or text such as "512M".
+        """Have the guest have *target* of RAM: bytes, or text such as "512M".
 
-        What it gives up this process gives back to the host at once.
+        What it gives up this process gives back to the host at once. More than it began with, up to
+        ``maxmem``, is added in blocks of 128 MiB, of which it gives up what is too much.
 
         :return: what the guest then has, in bytes. More than *target*: it gave what it could, Linux
-            keeps what it uses and a reserve.
-        :raises ConfigError: more than its RAM, the machine does not run, no driver in the guest.
-        :raises HostError: the guest has not answered in *timeout* seconds.
+            keeps what it uses and a reserve. Less: it had no memory for the tables of more.
+        :raises ConfigError: more than maxmem, the machine does not run, no driver in the guest.
+        :raises HostError: the guest has not answered in *timeout* seconds, or adds no memory.
         """
         from .config import parse_size
 
         what = f"balloon {target}"
         size = target if isinstance(target, int) else parse_size(target, option="balloon")
-        pages = self._pages_out(what, size)
+        pages = self._pages(what, size)
         balloon = self._balloon(what)
         deadline = time.monotonic() + timeout
         while True:
-            out = self._resize(what, balloon, pages, deadline)
-            if out is not None:
-                return self.memory.size - (out << PAGE_SHIFT)
+            has = self._resize(what, balloon, pages, deadline)
+            if has is not None:
+                return has << PAGE_SHIFT
             if time.monotonic() >= deadline:
                 raise HostError(f"{what}: the guest still works at the request before")
             time.sleep(BUSY_S)
@@ -93,12 +94,12 @@ class Ballooning:
         :raises ConfigError: the same, and it still works at the request before.
         """
         what = f"balloon {size}"
-        pages, balloon = self._pages_out(what, size), self._balloon(what)
+        pages, balloon = self._pages(what, size), self._balloon(what)
         begun = threading.Event()
         taken: list[bool] = []
 
         def call() -> None:
-            taken.append(balloon.resize(pages, lambda pages_out: None))
+            taken.append(balloon.resize(pages, lambda pages: None))
             begun.set()
 
         self.call(call)
@@ -108,18 +109,20 @@ class Ballooning:
             why = "it still works at the request before" if balloon.busy else NO_DRIVER
             raise ConfigError(f"{what}: {why}")
 
-    def _pages_out(self, what: str, size: int) -> int:
-        if not 0 <= size <= self.memory.size:
-            raise ConfigError(f"{what}: this guest has {self.memory.size >> 20} MiB of RAM at most")
-        return self.memory.size - size >> PAGE_SHIFT
+    def _pages(self, what: str, size: int) -> int:
+        most = self.memory.capacity
+        if not 0 <= size <= most:
+            more = "" if most > self.memory.size else "; -m 512M,maxmem=2G lets more be added"
+            raise ConfigError(f"{what}: this guest has {most >> 20} MiB of RAM at most{more}")
+        return -(-size >> PAGE_SHIFT)
 
     def _resize(self, what: str, balloon: Balloon, pages: int, deadline: float) -> int | None:
-        """Return how many pages are out at the end; None: the guest is busy."""
+        """Return how many pages the guest has at the end; None: it is busy."""
         done = threading.Event()
         results: list[int | str | None] = []
 
-        def told(pages_out: int | None) -> None:
-            results.append("gone" if pages_out is None else pages_out)
+        def told(pages: int | None) -> None:
+            results.append("gone" if pages is None else balloon.failed or pages)
             done.set()
 
         def call() -> None:
@@ -132,4 +135,6 @@ class Ballooning:
             raise HostError(f"{what}: the guest's driver has not answered in time")
         if results[0] == "gone":
             raise ConfigError(f"{what}: {NO_DRIVER}")
+        if isinstance(results[0], str):
+            raise HostError(f"{what}: {results[0]}")
         return results[0]

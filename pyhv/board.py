@@ -55,6 +55,7 @@ class Board:
     def __init__(self, machine: Machine, state: dict[str, Any] | None = None) -> None:
         self.machine = machine
         config, memory = machine.config, machine.memory
+        memory.shrink()  # what an older life was given
         self.vcpus: list[Vcpu] = []
         self.threads: list[VcpuThread] = []
         self.driver: InKernel | InUser | None = None

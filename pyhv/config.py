@@ -51,6 +51,7 @@ class Drive(Record):
 class MachineConfig(Record):
     """Everything a Machine is built from. Sizes in bytes, times in seconds.
 
+    ``max_memory_bytes``: what RAM may become by ``Machine.balloon``, None for no more than it is.
     ``cpu`` is the text of ``-cpu`` (cpu_options.DEFAULT_CPU if None); ``firmware`` a file
     instead of pyhv's own BIOS; ``hyperv`` one of HYPERV_DRIVERS; ``hv`` one of HV_PRESETS, put
     before ``cpu``'s own flags; ``machine`` the text of ``-M``; ``kernel`` boots directly;
@@ -63,6 +64,7 @@ class MachineConfig(Record):
 
     cpu: str | None = None
     memory_bytes: int = 256 * MIB
+    max_memory_bytes: int | None = None
     smp: Smp = Smp(1, 1, 1, 1)
     drives: tuple[Drive, ...] = ()
     kernel: str | None = None
@@ -98,7 +100,8 @@ def machine_config(
 ) -> MachineConfig:
     """Return a MachineConfig from keywords as a test writes them.
 
-    :param memory: bytes, or text as for ``-m``. *smp*: a number, or text as for ``-smp``.
+    :param memory: bytes, or text as for ``-m``, such as "512M,maxmem=2G".
+    :param smp: a number, or text as for ``-smp``.
     :param disk: a path or a Drive, the first drive. *drives*: more, paths or Drives.
     :param nics: network cards, text as for ``-nic`` or a Nic each.
     :param options: the other fields of MachineConfig.
@@ -107,11 +110,13 @@ def machine_config(
     for name in options:
         if name not in MachineConfig._fields:
             raise ConfigError(f"Machine({name}=...): no such option; {_nearest(name)}")
+    most = None
     if not isinstance(memory, int):
-        memory = parse_size(memory)
+        memory, most = parse_memory(memory)
     every = [disk, *drives] if disk is not None else [*drives]
     config = MachineConfig(
         memory_bytes=options.pop("memory_bytes", memory),  # type: ignore[arg-type]
+        max_memory_bytes=options.pop("max_memory_bytes", most),  # type: ignore[arg-type]
         smp=smp if isinstance(smp, Smp) else parse_smp(str(smp)),
         drives=tuple(one if isinstance(one, Drive) else Drive(fspath(one)) for one in every),
         nics=_parse_nics(nics) if nics else (),
@@ -220,6 +225,21 @@ def parse_size(text: str, *, unit: str = "m", option: str = "-m") -> int:
     if not 0 < size < 1 << 52 or size % 4096:
         raise ConfigError(f"{option} {text}: {size} bytes; a multiple of 4 KiB is needed")
     return size
+
+
+def parse_memory(text: str) -> tuple[int, int | None]:
+    """Return what ``-m`` says: RAM at the start, and at most (None: the same), in bytes.
+
+    :raises ConfigError: no size. ``slots`` is QEMU's number of DIMMs; here memory comes without.
+    """
+    given = _items("-m", text, "size")
+    _refuse_others("-m", text, given, ("size", "slots", "maxmem"))
+    if "slots" in given and _number(given["slots"]) is None:
+        raise ConfigError(f"-m {text}: Parameter 'slots' expects a number")
+    if "size" not in given:
+        raise ConfigError(f"-m {text}: no size; write 512M,maxmem=2G")
+    size = parse_size(given["size"])
+    return size, parse_size(given["maxmem"]) if "maxmem" in given else None
 
 
 def _decimal(whole: str, part: str) -> int | None:

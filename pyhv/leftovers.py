@@ -32,6 +32,11 @@ def _smp(config: MachineConfig) -> list[str]:
     return ["-smp", text]
 
 
+def _memory(config: MachineConfig) -> str:
+    text, most = f"{config.memory_bytes >> 10}K", config.max_memory_bytes
+    return text if most is None else f"{text},maxmem={most >> 10}K"
+
+
 def _drives(config: MachineConfig) -> list[str]:
     words = []
     for drive in config.drives:
@@ -73,7 +78,8 @@ def _text(option: str, name: str) -> Callable[[MachineConfig], list[str]]:
 
 #: field of MachineConfig -> the words that ask for its value
 SPELLED: dict[str, Callable[[MachineConfig], list[str]]] = {
-    "memory_bytes": lambda config: ["-m", f"{config.memory_bytes >> 10}K"],
+    "memory_bytes": lambda config: ["-m", _memory(config)],
+    "max_memory_bytes": lambda config: [],  # -m has both
     "smp": _smp,
     "drives": _drives,
     "cpu": _text("-cpu", "cpu"),

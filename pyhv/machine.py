@@ -107,7 +107,9 @@ class Machine(
         try:
             self._choose_driver()
             self._open_drives()
-            self.memory = GuestMemory(self.config.memory_bytes)
+            self.memory = GuestMemory(
+                self.config.memory_bytes, self.config.max_memory_bytes or 0
+            )
             self.events = EventLoop(self.internal_error)
             self._open_nics()
             runloop.install_kick_handler()

@@ -1,7 +1,8 @@
 """Guest RAM is one anonymous mapping; every access from the host goes through here and is checked.
 
 RAM starts at gpa 0. What does not fit below HOLE (3 GiB) continues at 4 GiB,
-as on a PC: the hole between holds the APICs and VMBus MMIO.
+as on a PC: the hole between holds the APICs and VMBus MMIO. What is added while the guest runs
+follows what is there above 4 GiB; its place in the mapping is kept from the start.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ PAGE_SIZE = 4096
 HOLE = 3 << 30
 HIGH = 4 << 30
 HUGE_PAGE = 2 << 20
+BLOCK = 128 << 20  # what is added is a multiple, and begins at one: Linux adds no less
 #: RAM of this size or more asks for huge pages, as QEMU's does: a tenth of the page faults, and KVM
 #: maps 2 MiB at once where host and guest address agree in their low 21 bits. A smaller guest would
 #: hold more memory than it uses.
@@ -87,11 +89,26 @@ def rdtsc() -> Callable[[], int]:
     return _RDTSC(machine_code("rdtsc"))
 
 
+def _check_capacity(size: int, capacity: int) -> None:
+    text = f"-m {size >> 20}M,maxmem={capacity >> 20}M"
+    if capacity < size:
+        raise ConfigError(f"{text}: invalid value of maxmem: it must be at least the first size")
+    if (capacity - size) % BLOCK or (size > HOLE and (size - HOLE) % BLOCK):
+        raise ConfigError(
+            f"{text}: memory is added in steps of 128 MiB: what maxmem has more must be a multiple "
+            "of it, and so must what the guest begins with above 3 GiB"
+        )
+
+
 class GuestMemory:
     """The RAM of one machine.
 
     :param size_bytes: a multiple of 4 KiB, at least 1 MiB.
+    :param capacity: what it may become by :meth:`grow`, bytes; address space, no memory yet.
     :raises ConfigError: a size that cannot be. HostError: the host refuses the mapping.
+
+    ``size`` is what it begins with, ``added`` what came to it, ``top`` the end of the highest
+    guest address that it may ever have.
 
     ``bytes``, ``u32`` and ``u64`` are memoryviews of the whole mapping. An item
     store through ``u32``/``u64`` is one aligned store; their index is
@@ -101,11 +118,14 @@ class GuestMemory:
 
     adopted = False
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, capacity: int = 0) -> None:
         if size_bytes < 1 << 20 or size_bytes % PAGE_SIZE:
             raise ConfigError(f"memory {size_bytes:#x} bytes: at least 1 MiB, in steps of 4 KiB")
-        self.size = size_bytes
+        if capacity:
+            _check_capacity(size_bytes, capacity)
+        self.size, self.capacity, self.added = size_bytes, max(size_bytes, capacity), 0
         low = min(size_bytes, HOLE)
+        self.top = HIGH + self.capacity - low if self.capacity > low else low
         self.regions = [Region(0, low, 0)]
         if size_bytes > low:
             self.regions.append(Region(HIGH, size_bytes - low, low))
@@ -113,11 +133,11 @@ class GuestMemory:
         try:
             self.mapping = mmap.mmap(
                 -1,
-                size_bytes + align - PAGE_SIZE,
+                self.capacity + align - PAGE_SIZE,
                 mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE,
             )
         except (OSError, OverflowError, ValueError) as error:
-            raise HostError(f"{size_bytes >> 20} MiB of guest RAM: {error}") from error
+            raise HostError(f"{self.capacity >> 20} MiB of guest RAM: {error}") from error
         self._pin = ctypes.c_char.from_buffer(self.mapping)
         self._skip = skip = -ctypes.addressof(self._pin) % align
         self.address = ctypes.addressof(self._pin) + skip  # host virtual address of gpa 0
@@ -126,7 +146,7 @@ class GuestMemory:
                 self.mapping.madvise(mmap.MADV_HUGEPAGE)
             except OSError:
                 pass  # a kernel without them
-        self.bytes = memoryview(self.mapping)[skip : skip + size_bytes]
+        self.bytes = memoryview(self.mapping)[skip : skip + self.capacity]
         self.u32 = self.bytes.cast("I")
         self.u64 = self.bytes.cast("Q")
         self._or8, self._bts = _OR8(machine_code("or8")), _BTS(machine_code("bts"))
@@ -219,6 +239,37 @@ class GuestMemory:
             code = ctypes.get_errno()
             raise HostError(f"{self.size >> 20} MiB of a snapshot's RAM: {os.strerror(code)}")
         self.adopted = True
+
+    def grow(self, added: int, tell: Callable[[int, int, int], object]) -> None:
+        """Have *added* bytes more than ``size``, or what there is if that is more.
+
+        No lock: vCPUs may run, and who looks an address up finds it or does not.
+
+        :param tell: called with gpa, bytes and host address of what is new; if it raises, nothing
+            was added.
+        """
+        size = added - self.added
+        if size <= 0:
+            return
+        low = self.regions[0].size
+        high = self.size - low + self.added
+        tell(HIGH + high, size, self.address + low + high)
+        if len(self.regions) > 1:
+            self.regions[1].size = high + size
+        else:
+            self.regions.append(Region(HIGH, size, low))
+        self.added = added
+
+    def shrink(self) -> None:
+        """Undo :meth:`grow`, at a reset: what was added is the host's again. No vCPU runs."""
+        if not self.added:
+            return
+        if self.size > HOLE:
+            self.regions[1].size = self.size - HOLE
+        else:
+            del self.regions[1]
+        self.mapping.madvise(mmap.MADV_DONTNEED, self._skip + self.size, self.added)
+        self.added = 0
 
     def discard(self, gpa: int, length: int) -> None:
         """Give whole pages back to the host; they stay RAM. What is in them then: ``adopted``.

@@ -80,7 +80,8 @@ def _sockets(machine: Machine, server: VmbusServer) -> HvSockets | None:
 def _balloon(machine: Machine, server: VmbusServer) -> Balloon:
     from .vmbus.balloon import Balloon
 
-    balloon = Balloon()
+    memory, add = machine.memory, server.synic.vm.add_memory
+    balloon = Balloon(lambda size: memory.grow(size, add))
     server.offer(balloon)
     return balloon
 

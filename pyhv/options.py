@@ -53,7 +53,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("-bios --firmware", "FILE", "a firmware image instead of pyhv's own BIOS"),
     ),
     "The machine": (
-        Option("-m --memory", "SIZE", "RAM: 512M, 2G, a plain number is MiB; default 256M"),
+        Option("-m --memory", "SIZE", "RAM: 512M, 2G, a plain number is MiB; default 256M. "
+               "512M,maxmem=2G: more may be added while it runs; docs/testing.md"),
         Option("-smp", "N", "CPUs, or cpus=4,sockets=1,cores=2,threads=2; default 1"),
         Option(
             "-cpu",
@@ -290,7 +291,7 @@ def config_of(parsed: Parsed, demo_disk: Callable[[], str]) -> MachineConfig:
         cdrom,
         checked,
         parse_drive,
-        parse_size,
+        parse_memory,
         parse_smp,
     )
 
@@ -300,12 +301,14 @@ def config_of(parsed: Parsed, demo_disk: Callable[[], str]) -> MachineConfig:
     if "snapshot" in parsed:
         drives = [drive._replace(snapshot=True) for drive in drives]
     memory, smp, limit, kernel = get("m"), get("smp"), get("time-limit"), get("kernel")
+    size, most = (default.memory_bytes, None) if memory is None else parse_memory(memory)
     if not drives and kernel is None:
         drives = [Drive(demo_disk(), snapshot=True)]
     return checked(
         MachineConfig(
             cpu=get("cpu"),
-            memory_bytes=default.memory_bytes if memory is None else parse_size(memory),
+            memory_bytes=size,
+            max_memory_bytes=most,
             smp=default.smp if smp is None else parse_smp(smp),
             drives=tuple(drives),
             kernel=kernel,

@@ -65,6 +65,8 @@ class Snapshot:
         board, memory = machine.board, machine.memory
         if machine.plugged:
             raise ConfigError("snapshot: a drive or a medium was changed while the machine ran")
+        if memory.added:
+            raise ConfigError("snapshot: memory was added while the machine ran; take it before")
         state = {
             "config": machine.config._asdict(), "driver": driver(machine), "taken": time.time(),
             "cpuid": cpuid_rows(machine), "board": boardstate.save(board),

@@ -110,8 +110,7 @@ def _madt(vp_count: int) -> bytes:
 
 def mmio_windows(memory: GuestMemory) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return (gpa, size) of the two windows that VMBus devices' memory may lie in."""
-    top = max(r.gpa + r.size for r in memory.regions)
-    high_mmio = (max(top, HIGH) + HIGH_MMIO_SIZE - 1) & -HIGH_MMIO_SIZE
+    high_mmio = (max(memory.top, HIGH) + HIGH_MMIO_SIZE - 1) & -HIGH_MMIO_SIZE
     return (MMIO_GPA, MMIO_SIZE), (high_mmio, HIGH_MMIO_SIZE)
 
 

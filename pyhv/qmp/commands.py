@@ -75,7 +75,7 @@ def _balloon(machine: Machine, arguments: Arguments) -> object:
     value = arguments.get("value")
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise QmpError("Parameter 'target' expects a size")  # so says QEMU
-    machine.begin_balloon(min(value, machine.memory.size) & PAGE_MASK)
+    machine.begin_balloon(min(value, machine.memory.capacity) & PAGE_MASK)
     return {}
 
 

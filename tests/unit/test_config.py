@@ -12,6 +12,7 @@ from pyhv.config import (
     cdrom,
     machine_config,
     parse_drive,
+    parse_memory,
     parse_size,
     parse_smp,
 )
@@ -37,6 +38,28 @@ MIB, GIB = 1 << 20, 1 << 30
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("512", (512 * MIB, None)),
+        ("512M,maxmem=2G", (512 * MIB, 2 * GIB)),
+        ("maxmem=2G,size=1G", (GIB, 2 * GIB)),
+        ("1G,slots=4,maxmem=4G", (GIB, 4 * GIB)),
+        ("1G,slots=4", (GIB, None)),
+    ],
+)
+def test_memory_that_may_grow(text: str, sizes: tuple[int, int | None]) -> None:
+    assert parse_memory(text) == sizes
+
+
+@pytest.mark.parametrize(
+    "text", ["maxmem=2G", "1G,maxmem", "1G,maxmem=x", "1G,slots=x", "1G,share=on", ""]
+)
+def test_bad_memory(text: str) -> None:
+    with pytest.raises(ConfigError, match="^-m "):
+        parse_memory(text)
 
 
 BAD_SIZES = ["", "M", "12Q", "-1", "0", "1.5.1G", "1..G", "1e3", "5000B", "²M", "size=", "9" * 30]

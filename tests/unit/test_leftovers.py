@@ -14,6 +14,7 @@ from pyhv.leftovers import SPELLED, command, screen
 #: field -> a value that is not the default
 VALUES = {
     "memory_bytes": {"memory": "33M"},
+    "max_memory_bytes": {"memory": "33M,slots=2,maxmem=161M"},
     "smp": {"smp": "cpus=8,sockets=2,cores=2,threads=2"},
     "drives": {"drives": ["a,b.img", Drive("c.img", readonly=True, snapshot=True)]},
     "cpu": {"cpu": "host,kvm=off,hv_time,hv_vpindex,hv_vendor_id='My Vendor'"},

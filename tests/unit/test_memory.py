@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from pyhv.errors import BadGpa, ConfigError, HostError
-from pyhv.memory import HIGH, HOLE, HUGE_FROM, HUGE_PAGE, GuestMemory
+from pyhv.memory import BLOCK, HIGH, HOLE, HUGE_FROM, HUGE_PAGE, GuestMemory
 
 SIZE = 2 << 20
 
@@ -58,6 +58,58 @@ def test_more_than_the_hole_continues_at_4_gib() -> None:
                 memory.read(gpa, length)
     finally:
         memory.close()
+
+
+@pytest.mark.parametrize("size", [SIZE, HOLE + BLOCK])
+def test_ram_that_grows_goes_on_above_4_gib(size: int) -> None:
+    memory = GuestMemory(size, size + 3 * BLOCK)
+    end = HIGH + max(0, size - HOLE)
+    told: list = []
+    try:
+        assert memory.top == end + 3 * BLOCK
+        assert len(memory.bytes) == memory.capacity == size + 3 * BLOCK
+        for added in (BLOCK, 3 * BLOCK, 2 * BLOCK):
+            with pytest.raises(BadGpa):
+                memory.read(end + max(memory.added, added) - 1, 2)
+            memory.grow(added, lambda *told_now: told.append(told_now))
+        assert memory.added == 3 * BLOCK
+        first = memory.address + size
+        assert told == [(end, BLOCK, first), (end + BLOCK, 2 * BLOCK, first + BLOCK)]
+        memory.write(end + 2 * BLOCK - 2, b"both")
+        assert memory.bytes[size + 2 * BLOCK - 2] == ord("b")
+        memory.write(end + 3 * BLOCK - 1, b"x")
+        memory.discard(end + 2 * BLOCK, BLOCK)
+        memory.shrink()
+        assert memory.added == 0
+        with pytest.raises(BadGpa):
+            memory.read(end, 1)
+        memory.grow(BLOCK * 3, lambda *told_now: None)
+        assert memory.read(end + 2 * BLOCK - 2, 4) == bytes(4)  # nothing of the life before
+    finally:
+        memory.close()
+
+
+def test_what_kvm_refuses_was_not_added() -> None:
+    memory = GuestMemory(SIZE, SIZE + BLOCK)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            memory.grow(BLOCK, lambda *told: 1 // 0)
+        assert (memory.added, len(memory.regions)) == (0, 1)
+    finally:
+        memory.close()
+
+
+@pytest.mark.parametrize(
+    ("size", "capacity", "text"),
+    [
+        (SIZE, 1 << 20, "-m 2M,maxmem=1M: .* at least the first size"),
+        (SIZE, SIZE + BLOCK - 4096, "steps of 128 MiB"),
+        (HOLE + SIZE, HOLE + SIZE + BLOCK, "begins with above 3 GiB"),
+    ],
+)
+def test_capacities_that_cannot_be(size: int, capacity: int, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        GuestMemory(size, capacity)
 
 
 @pytest.mark.parametrize("size", [0, 4096, (1 << 20) + 1, -4096])

@@ -172,7 +172,7 @@ def test_stop_and_cont(path: str, machine: FakeMachine) -> None:
 
 def test_balloon(path: str, machine: FakeMachine) -> None:
     asked: list[int] = []
-    machine.memory, machine.guest_memory = types.SimpleNamespace(size=1 << 28), 1 << 27
+    machine.memory, machine.guest_memory = types.SimpleNamespace(capacity=1 << 28), 1 << 27
     machine.begin_balloon = asked.append
     assert execute(path, "query-balloon") == {"actual": 1 << 27}
     assert execute(path, "balloon", {"value": (1 << 26) + 5}) == {}

@@ -122,8 +122,10 @@ class Offer(NamedTuple):
 class Guest:
     """A machine's memory, SynIC and server, seen from the guest."""
 
-    def __init__(self, *devices, vp_count: int = 2, memory: int = MEMORY, **options) -> None:
-        self.memory = GuestMemory(memory)
+    def __init__(
+        self, *devices, vp_count: int = 2, memory: int = MEMORY, capacity: int = 0, **options
+    ) -> None:
+        self.memory = GuestMemory(memory, capacity)
         self.synic, self.events = FakeSynic(), FakeEvents()
         self.server = VmbusServer(self.memory, self.synic, self.events, vp_count, **options)
         for device in devices:

@@ -153,7 +153,7 @@ def test_a_snapshot_knows_which_pages_are_out(make_guest) -> None:
     assert vm.balloon(MEMORY) == MEMORY
     assert not driver.out
     told: list = []
-    assert driver.device.resize(10, told.append)  # under way when the snapshot is taken
+    assert driver.device.resize(PAGES - 10, told.append)  # under way when the snapshot is taken
     driver.device = Balloon()
     carry(driver.guest, driver.device)
     assert driver.device.busy
@@ -239,7 +239,7 @@ def test_a_driver_that_goes(make_guest) -> None:
     driver = Driver(make_guest).start()
     Vm(driver).balloon("8M")
     told = []
-    assert driver.device.resize(3000, told.append)
+    assert driver.device.resize(PAGES - 3000, told.append)
     driver.guest.server.reset()
     assert told == [None]
     assert driver.device.pages_out == 0
@@ -256,12 +256,12 @@ def test_high_memory(make_guest) -> None:
     memory._low -= 2 * MIB
     driver.start()
     told: list = []
-    assert driver.device.resize(1024, told.append)
+    assert driver.device.resize(PAGES - 1024, told.append)
     driver.take()
     first, second = PAGES - 512 - 256, (4 << 30) // PAGE
     driver.send(7, struct.pack("<II2Q", 0, 2 << 1, first | 256 << 40, second | 256 << 40))
-    assert told == [512]
-    assert driver.device.resize(0, told.append)
+    assert told == [PAGES - 512]
+    assert driver.device.resize(PAGES, told.append)
     ((kind, body),) = driver.take()
     assert (kind, *struct.unpack("<II2Q", body)) == (
         8, 0, 2, first | 256 << 40, second | 256 << 40,
@@ -301,7 +301,7 @@ def test_nonsense_closes_the_channel(make_guest, name: str) -> None:
 )  # fmt: skip
 def test_ranges_of_nonsense(make_guest, ranges: list[int], count: int, rule: str) -> None:
     driver, told = Driver(make_guest).start(), []
-    assert driver.device.resize(10, told.append)
+    assert driver.device.resize(PAGES - 10, told.append)
     driver.take()
     driver.send(7, struct.pack(f"<II{len(ranges)}Q", 0, count << 1, *ranges))
     assert driver.rule() == rule
@@ -334,7 +334,7 @@ def test_a_mad_driver(make_guest, seed: int) -> None:
             driver.channel = driver.guest.open(driver.guest.connect()[0].relid, (5, 5))
             if rng.random() < 0.9:
                 driver.start()
-        if device.resize(rng.randrange(200), told.append):
+        if device.resize(PAGES - rng.randrange(200), told.append):
             resizes += 1
         kind = rng.choice((1, 3, 5, 7, 7, 7, 7, 9, 9, rng.randrange(65536)))
         driver.send(kind, body(kind), rng.choice((None, None, None, rng.randrange(64))))
