@@ -35,10 +35,11 @@ class Smp(Record):
 
 
 class Drive(Record):
-    """``-drive``: a raw image.
+    """``-drive``: a disk image.
 
     *snapshot*: writes vanish at the end. *cache*: a key of CACHE. *sector_size*: the logical block
-    size, 512 or 4096; 2048 makes it the medium of a DVD drive (:func:`cdrom`).
+    size, 512 or 4096; 2048 makes it the medium of a DVD drive (:func:`cdrom`). *format*: one of
+    FORMATS; None is raw too, but refuses what looks like another one.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Drive(Record):
     snapshot: bool = False
     cache: str = "writeback"
     sector_size: int = 512
+    format: str | None = None
 
 
 class MachineConfig(Record):
@@ -313,6 +315,8 @@ CACHE = {
     "writethrough": "a write is answered when it is on the medium",
     "unsafe": "a flush does nothing: what the host has not written by itself, a crash of it loses",
 }
+#: -drive format=; qemu-nbd has the last three (pyhv/imagedisk.py)
+FORMATS = ("raw", "qcow2", "vpc", "vhdx")
 DRIVE_KEYS = (
     "file", "format", "readonly", "snapshot", "cache", "logical_block_size", "if", "media", "id",
 )  # fmt: skip
@@ -324,16 +328,17 @@ def parse_drive(text: str) -> Drive:
     ``cache`` and ``logical_block_size`` are Drive's, and change nothing for ``media=cdrom``; ``id``
     never does. What would be a lie is refused, such as ``if=virtio``.
 
-    :raises ConfigError: no file, a format other than raw, a key that pyhv does not provide.
+    :raises ConfigError: no file, another format, a key that pyhv does not provide.
     """
     given = _items("-drive", text, "file")
     _refuse_others("-drive", text, given, DRIVE_KEYS)
     if not given.get("file"):
         raise ConfigError(f"-drive {text}: no file; write file=disk.img")
-    if given.get("format", "raw") != "raw":
+    format = given.get("format")
+    if format not in (None, *FORMATS):
         raise ConfigError(
-            f"-drive {text}: format {given['format']}: pyhv reads raw images only; convert it with "
-            f"qemu-img convert -O raw {given['file']} disk.img"
+            f"-drive {text}: format {format}: pyhv has {', '.join(FORMATS)}; convert it with "
+            f"qemu-img convert -O qcow2 {given['file']} disk.qcow2"
         )
     allowed = {
         "cache": tuple(CACHE),
@@ -345,6 +350,8 @@ def parse_drive(text: str) -> Drive:
         if given.get(key, values[0]) not in values:
             raise ConfigError(f"-drive {text}: {key}={given[key]}: pyhv has {', '.join(values)}")
     if given.get("media") == "cdrom":
+        if format not in (None, "raw"):
+            raise ConfigError(f"-drive {text}: format {format} of a CD: an ISO image is raw")
         return cdrom(given["file"])
     return Drive(
         given["file"],
@@ -352,4 +359,5 @@ def parse_drive(text: str) -> Drive:
         _on_off("-drive", "snapshot", given.get("snapshot", "off")),
         given.get("cache", "writeback"),
         int(given.get("logical_block_size", "512")),
+        format,
     )

@@ -13,7 +13,7 @@ import errno
 import fcntl
 import os
 import stat
-from struct import pack
+from struct import pack, unpack
 
 from .errors import ConfigError, HostError
 from .syncer import Syncer
@@ -32,11 +32,13 @@ SECTOR_SIZES = (512, 2048, 4096)
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE = 0x01, 0x02, 0x10
 NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
 ZEROS = memoryview(bytes(1 << 20))
-#: what other image formats begin with
+#: what other image formats begin with: their names, and format= of those that imagedisk.py opens
 FORMATS = {
-    b"QFI\xfb": "qcow2", b"vhdxfile": "VHDX", b"conectix": "VHD", b"KDMV": "VMDK",
-    b"<<< ": "VDI", b"QED\0": "QED",
+    b"QFI\xfb": ("qcow2", "qcow2"), b"vhdxfile": ("VHDX", "vhdx"), b"conectix": ("VHD", "vpc"),
+    b"KDMV": ("VMDK", ""), b"<<< ": ("VDI", ""), b"QED\0": ("QED", ""),
 }  # fmt: skip
+QEMU_WRITER = 101  # the byte of which a QEMU that writes has a lock (block/file-posix.c)
+FOOTER = 512  # a fixed VHD has its magic only in the last 512 bytes
 
 
 class Disk:
@@ -47,6 +49,9 @@ class Disk:
     :param sector_size: 512 or 4096 bytes, 2048 for an ISO image in a DVD drive.
     :param cache: a key of config.CACHE: what a flush does. It never fails to be one for want of
         support in the file system: "none" is buffered, too.
+    :param surely_raw: raw whatever it looks like. Else what looks like an image of another format
+        is refused, and never opened as one: a guest can write such a header into a raw disk, which
+        could name any file of the host as its backing file.
     :raises ConfigError: it is not there or no raw image. HostError: not permitted, or in use.
 
     Offsets and lengths are bytes inside the disk, which the caller checks.
@@ -59,6 +64,7 @@ class Disk:
         snapshot: bool = False,
         sector_size: int = 512,
         cache: str = "writeback",
+        surely_raw: bool = False,
     ) -> None:
         if sector_size not in SECTOR_SIZES:
             raise ConfigError(f"sector size {sector_size}: 512 or 4096, 2048 of a DVD")
@@ -70,10 +76,10 @@ class Disk:
         self._flush_error = 0
         self._syncer = Syncer(self.flush)
         self._identity = b""
-        self._fd = _open(self.path, not (readonly or snapshot))
+        self._surely_raw = surely_raw
+        self._fd = -1
         try:
-            _lock(self._fd, self.path, exclusive=not (readonly or snapshot))
-            self._check_format()
+            self._attach(not (readonly or snapshot))
             self.update_size()
             if self.snapshot:
                 from .diskoverlay import Overlay
@@ -83,20 +89,35 @@ class Disk:
             self.close()
             raise
 
+    def _attach(self, writable: bool) -> None:
+        """Open the image and keep others out."""
+        self._fd = open_image(self.path, writable)
+        _lock(self._fd, self.path, exclusive=writable)
+        if not self._surely_raw:
+            self._check_format()
+
     def _check_format(self) -> None:
         head = os.pread(self._fd, 8, 0)
-        for magic, name in FORMATS.items():
-            if head.startswith(magic):
+        tail = os.pread(self._fd, 8, max(0, self._size() - FOOTER))
+        for magic, (name, format) in FORMATS.items():
+            if head.startswith(magic) or format == "vpc" and tail == magic:
+                how = f"open it as one: format={format}" if format else (
+                    "make it raw: qemu-img convert -O raw"
+                )  # fmt: skip
                 raise ConfigError(
-                    f"disk {self.path}: a {name} image; make it raw: qemu-img convert -O raw"
+                    f"disk {self.path}: it looks like a {name} image; {how} (or format=raw if that "
+                    "is what a guest wrote into a raw disk)"
                 )
+
+    def _size(self) -> int:
+        return os.lseek(self._fd, 0, os.SEEK_END)
 
     def update_size(self) -> bool:
         """Look at the file's size again; True if it changed (the guest has then to be told).
 
         :raises ConfigError: it is empty now, or not a whole number of sectors.
         """
-        size = os.lseek(self._fd, 0, os.SEEK_END)
+        size = self._size()
         if not size:
             raise ConfigError(f"disk {self.path}: empty; make one: truncate -s 4G FILE")
         if size % self.sector_size:
@@ -173,9 +194,13 @@ class Disk:
         if self._overlay is not None:
             self._overlay.writev(offset, views)
         else:
-            transfer(os.pwritev, self._fd, offset, views)
+            self.write_image(offset, views)
             if sync:
                 self.flush()
+
+    def write_image(self, offset: int, views: Buffers) -> None:
+        """Write *views* to the image file itself, which has no snapshot over it."""
+        transfer(os.pwritev, self._fd, offset, views)
 
     def flush(self) -> None:
         """Return when all that was written is on the medium.
@@ -188,12 +213,15 @@ class Disk:
         if self._overlay is not None or self.cache == "unsafe":
             return
         try:
-            os.fdatasync(self._fd)
+            self._sync()
         except OSError as error:
             self._flush_error = error.errno or errno.EIO
             raise
         if self.cache == "none":
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def _sync(self) -> None:
+        os.fdatasync(self._fd)
 
     def flush_soon(self, told: Callable[[OSError | None], None]) -> None:
         """Flush on the disk's own thread, which then calls *told* with the error or None.
@@ -206,6 +234,11 @@ class Disk:
     def volatile(self) -> bool:
         """Whether a write is not on the medium before a flush that takes time."""
         return not self.readonly and self._overlay is None and self.cache != "unsafe"
+
+    @property
+    def thin(self) -> bool:
+        """Whether the guest is told that it can discard, and reads zeros then."""
+        return not self.readonly
 
     def discard(self, offset: int, length: int) -> None:
         """Give the blocks back to the host where it can do that; a hint, no promise."""
@@ -224,6 +257,9 @@ class Disk:
         if self._overlay is not None:
             self._overlay.zero(offset, length)
             return True
+        return self._zero_image(offset, length, modes)
+
+    def _zero_image(self, offset: int, length: int, modes: tuple[int, ...]) -> bool:
         for mode in modes:
             code = fallocate(self._fd, mode | FALLOC_FL_KEEP_SIZE, offset, length)
             if not code:
@@ -278,7 +314,7 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> int:
 _libc: dict[str, ctypes._CFuncPtr] = {}  # type: ignore[name-defined]
 
 
-def _open(path: str, writable: bool) -> int:
+def open_image(path: str, writable: bool) -> int:
     """Open what *path* names if it can be a disk; blocks on nothing."""
     try:
         mode = os.stat(path).st_mode
@@ -312,11 +348,16 @@ def _open(path: str, writable: bool) -> int:
 def _lock(fd: int, path: str, *, exclusive: bool) -> None:
     """Take an open-file-description lock of the whole file: it ends with the descriptor.
 
-    QEMU locks single bytes in the same way, so a writer here and QEMU see each other.
+    QEMU locks single bytes in the same way, all of them shared: a writer has QEMU_WRITER.
     """
     kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+        if not exclusive:
+            probe = pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, QEMU_WRITER, 1, 0)
+            found, _, start, *_ = unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_OFD_GETLK, probe))
+            if found != fcntl.F_UNLCK and start:  # from byte 0 on: another reader of ours
+                raise BlockingIOError(errno.EAGAIN, "QEMU writes it")
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             what = "image in use" if exclusive else "image in use by a writer"

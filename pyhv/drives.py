@@ -23,13 +23,20 @@ if TYPE_CHECKING:
 ANSWER_S = 10.0
 
 
-def opened(drive: Drive) -> Disk:
-    """Return the open disk. See Disk for the errors."""
-    from .disk import Disk
+def opened(drive: Drive, notice: Callable[[str], None] | None = None) -> Disk:
+    """Return the open disk. See Disk and ImageDisk for the errors; *notice* is ImageDisk's."""
+    if drive.format in (None, "raw"):
+        from .disk import Disk
 
-    return Disk(
-        drive.path, readonly=drive.readonly, snapshot=drive.snapshot,
-        sector_size=drive.sector_size, cache=drive.cache,
+        return Disk(
+            drive.path, readonly=drive.readonly, snapshot=drive.snapshot,
+            sector_size=drive.sector_size, cache=drive.cache, surely_raw=drive.format == "raw",
+        )  # fmt: skip
+    from .imagedisk import ImageDisk
+
+    return ImageDisk(
+        drive.path, drive.format, readonly=drive.readonly, snapshot=drive.snapshot,
+        sector_size=drive.sector_size, cache=drive.cache, notice=notice,
     )  # fmt: skip
 
 
@@ -45,10 +52,15 @@ class Drives:
     control: Control
     luns: dict[int, Disk | None]
     plugged: bool
+    notice: Callable[[str], None] | None
 
     def _open_drives(self) -> None:
         for number, drive in enumerate(self.config.drives):
-            self.luns[number] = opened(drive)
+            self.luns[number] = opened(drive, self._notice_of_disk)
+
+    def _notice_of_disk(self, text: str) -> None:
+        if self.notice is not None:
+            self.notice(text)
 
     @property
     def disks(self) -> list[Disk]:
@@ -64,7 +76,7 @@ class Drives:
         :raises ConfigError, HostError: it cannot be opened, all LUNs are taken, no machine runs.
         """
         drive = disk if isinstance(disk, Drive) else Drive(os.fspath(disk))
-        new = opened(drive)
+        new = opened(drive, self._notice_of_disk)
         try:
             return self._on_loop("add_disk", lambda: self._plug(new))
         except BaseException:

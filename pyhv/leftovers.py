@@ -44,6 +44,7 @@ def _drives(config: MachineConfig) -> list[str]:
         if drive.sector_size == 2048:
             words += ["-drive", text + ",media=cdrom"]
             continue
+        text += f",format={drive.format}" * (drive.format is not None)
         text += ",readonly=on" * drive.readonly + ",snapshot=on" * drive.snapshot
         text += f",cache={drive.cache}" * (drive.cache != "writeback")
         text += f",logical_block_size={drive.sector_size}" * (drive.sector_size != 512)

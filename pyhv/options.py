@@ -41,9 +41,11 @@ class Option:
 
 GROUPS: dict[str, tuple[Option, ...]] = {
     "What to boot": (
-        Option("disk", "DISK.IMG", "a raw disk image; its first sector is booted", many=True),
-        Option("-drive", "file=F[,readonly=on][,snapshot=on][,cache=MODE]...",
-               "a disk, or one more; docs/storage.md", many=True),
+        Option("disk", "DISK.IMG", "a raw disk image (others: -drive); its first sector is booted",
+               many=True),
+        Option("-drive", "file=F[,format=FORMAT][,readonly=on][,snapshot=on][,cache=MODE]...",
+               "a disk, or one more; FORMAT: raw, qcow2, vpc (VHD) or vhdx; docs/storage.md",
+               many=True),
         Option("-hda", "FILE", "the same as -drive file=FILE", many=True),
         Option("-cdrom", "FILE", "an ISO image in a DVD drive", many=True),
         Option("-snapshot", "", "writes to all disks vanish at the end"),

@@ -59,7 +59,7 @@ def block_limits(lun: Lun) -> bytes:
     """VPD b0h (SBC-3)."""
     size = lun.disk.sector_size
     granularity = max(1, PHYSICAL_SECTOR // size)
-    unmap = not lun.disk.readonly
+    unmap = lun.disk.thin
     return _limits.pack(
         1,  # WSNZ: WRITE SAME of 0 blocks does not mean "to the end"
         0, granularity, MAX_TRANSFER_BYTES // size, MAX_TRANSFER_BYTES // size, 0,
@@ -75,7 +75,7 @@ def characteristics(lun: Lun) -> bytes:
 
 def provisioning(lun: Lun) -> bytes:
     """VPD b2h (SBC-3): UNMAP, WRITE SAME (16, 10) with UNMAP; unmapped blocks read as zeros."""
-    return bytes((0, 0x80 | 0x40 | 0x20 | 0x04, 0x02, 0)) if not lun.disk.readonly else bytes(4)
+    return bytes((0, 0x80 | 0x40 | 0x20 | 0x04, 0x02, 0)) if lun.disk.thin else bytes(4)
 
 
 VPD: dict[int, Callable[[Lun], bytes]] = {
@@ -173,7 +173,7 @@ def read_capacity_16(lun: Lun, cdb: bytes, data: PageList) -> int:
         raise scsi.CheckCondition(scsi.INVALID_FIELD_IN_CDB)
     disk = lun.disk
     exponent = (max(PHYSICAL_SECTOR // disk.sector_size, 1)).bit_length() - 1
-    thin = 0 if disk.readonly else 0xC0  # LBPME, LBPRZ
+    thin = 0xC0 if disk.thin else 0  # LBPME, LBPRZ
     reply = (disk.sectors - 1).to_bytes(8, "big") + disk.sector_size.to_bytes(4, "big")
     return data.write(
         (reply + bytes((0, exponent, thin, 0))).ljust(32, b"\0"), int.from_bytes(cdb[10:14], "big")

@@ -124,7 +124,10 @@ def test_bad_smp(text: str, words: str) -> None:
     [
         ("disk.img", Drive("disk.img")),
         ("file=disk.img", Drive("disk.img")),
-        ("file=a,,b.img,format=raw", Drive("a,b.img")),
+        ("file=a,,b.img,format=raw", Drive("a,b.img", format="raw")),
+        ("file=d,format=qcow2,snapshot=on", Drive("d", snapshot=True, format="qcow2")),
+        ("file=d,format=vpc", Drive("d", format="vpc")),
+        ("file=d,format=vhdx,readonly=on", Drive("d", True, format="vhdx")),
         ("file=x=y.img,readonly=on,snapshot=on", Drive("x=y.img", readonly=True, snapshot=True)),
         ("file=d,if=none,id=d0,media=disk,readonly=off", Drive("d")),
         *[(f"d,cache={mode}", Drive("d", cache=mode)) for mode in CACHE],
@@ -141,7 +144,8 @@ def test_drive(text: str, drive: Drive) -> None:
     [
         ("", "no file"),
         ("format=raw", "no file"),
-        ("file=d,format=qcow2", "convert it"),
+        ("file=d,format=vmdk", "pyhv has raw, qcow2, vpc, vhdx; convert it"),
+        ("file=d,format=qcow2,media=cdrom", "an ISO image is raw"),
         ("file=d,aio=native", "'aio' is not provided by pyhv"),
         ("file=d,cache=directsync", "cache=directsync: pyhv has writeback, none"),
         ("file=d,logical_block_size=1024", "logical_block_size=1024: pyhv has 512, 4096"),
