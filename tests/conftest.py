@@ -7,7 +7,9 @@ import pathlib
 import sys
 
 import pytest
+from fuzzing import fuzz, pytest_runtest_makereport
 
+__all__ = ["fuzz", "pytest_runtest_makereport"]  # a fixture and a hook
 ROOT = pathlib.Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))

@@ -65,14 +65,13 @@ class Service(Device):
         self.version: tuple[int, int] | None = None
         self.answers = 0
         self._transaction = 0
-        self._life = 0  # counts drivers that opened the channel
+        self._ticking = False  # a timer is set that calls what _every was given
         self._asked: int | None = None  # the type that an answer is due for
         self._told: Told | None = None  # who waits for it
 
     def opened(self, channel: Channel) -> None:
         """Offer versions: framework first, then the component's own."""
         self.channel, self.version = channel, None
-        self._life += 1
         every = b"".join(_version.pack(*one) for one in (*FRAMEWORKS, *self.versions))
         body = _negotiate.pack(len(FRAMEWORKS), len(self.versions)) + every
         self._send(ICMSGTYPE_NEGOTIATE, (0, 0), (0, 0), body)
@@ -171,16 +170,23 @@ class Service(Device):
         """The guest answered a request with *status* (0 is good)."""
 
     def _every(self, seconds: float, act: Callable[[], None]) -> None:
-        """Call *act* again and again while the driver that is there now stays."""
-        life, server = self._life, self.server
+        """Call *act* now, and again and again while there is a driver.
+
+        One that closes and opens its channel at will gets no clockwork more each time.
+        """
+        server = self.server
         assert server is not None
 
         def again() -> None:
-            if life == self._life and self.version is not None:
-                act()
+            self._ticking = self.version is not None
+            if self._ticking:
                 server.events.after(seconds, again)
+                act()
 
-        again()
+        if self._ticking:
+            act()
+        else:
+            again()
 
 
 class Heartbeat(Service):
@@ -197,8 +203,9 @@ class Heartbeat(Service):
         self._every(HEARTBEAT_S, self._beat)
 
     def _beat(self) -> None:
-        self._sequence += 1
-        self.ask(self._sequence.to_bytes(8, "little") + bytes(32))
+        following = self._sequence + 1
+        if self.ask(following.to_bytes(8, "little") + bytes(32)):
+            self._sequence = following  # else the answer to the last one is still to come
 
     def answered(self, status: int, data: bytes) -> None:
         """The guest counts the sequence number up."""

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import struct
-
-import pytest
 
 from pyhv.vmbus.device import Device
 
 SECTORS = 2048
-#: for fuzzers; a failure prints the seed as test id. PYHV_SCALE=60 makes a soak of them.
-SEEDS = pytest.mark.parametrize(
-    "seed", range(max(1, int(4 * float(os.environ.get("PYHV_SCALE", "1")))))
-)
 
 
 def sector(n: int) -> bytes:

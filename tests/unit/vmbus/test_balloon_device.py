@@ -6,7 +6,7 @@ import random
 import struct
 
 import pytest
-from bus_helpers import SEEDS
+from fuzzing import SEEDS
 from guest_sim import MEMORY, PAGE, Guest, packet
 from test_snapshot_bus import carry
 
@@ -308,8 +308,9 @@ def test_ranges_of_nonsense(make_guest, ranges: list[int], count: int, rule: str
     assert told == [None]
 
 
+@pytest.mark.fuzz("Balloon")
 @SEEDS
-def test_a_mad_driver(make_guest, seed: int) -> None:
+def test_a_mad_driver(make_guest, fuzz, seed: int) -> None:
     """Anything in any order: the channel is closed or the books are right."""
     rng = random.Random(seed)
     driver, told, resizes = Driver(make_guest), [], 0
@@ -327,7 +328,7 @@ def test_a_mad_driver(make_guest, seed: int) -> None:
             return struct.pack(f"<II{count}Q", 0, claimed << 1 | rng.randrange(2), *ranges)
         return rng.randbytes(rng.choice((0, 8, 40, 100)))
 
-    for _ in range(400):
+    for _ in fuzz.rounds(400):
         if device.channel is None:
             driver.guest.server.reset()
             driver.guest.next_page = 16  # below what it gives up

@@ -6,7 +6,8 @@ import random
 import struct
 
 import pytest
-from bus_helpers import SEEDS, Recorder
+from bus_helpers import Recorder
+from fuzzing import SEEDS
 from guest_sim import FakeEvents, FakeSynic, Guest, packet
 from sock_sim import GUEST_PORT, Note, SockGuest, offered, payload, pipe
 
@@ -275,12 +276,15 @@ def test_a_guest_that_calls_and_calls(make_guest) -> None:
     assert sock.sockets.connect(22, Note()) is None
 
 
+@pytest.mark.fuzz("HvSocket")
 @SEEDS
-def test_random_guests(seed: int, make_guest) -> None:
+def test_random_guests(seed: int, make_guest, fuzz) -> None:
     """Nothing is raised, whatever is in the ring and in whatever order things end."""
     rng = random.Random(seed)
     sock = SockGuest(make_guest())
-    for _ in range(60):
+    for _ in fuzz.rounds(60):
+        sock.guest.next_page = 16  # the last round's are given back
+        sock.ends.clear()
         channel, end = connected(sock, rng.randrange(100), rng.getrandbits(32))
         for _ in range(rng.randrange(12)):
             act = rng.randrange(7)

@@ -84,6 +84,31 @@ def test_reopened_there_is_one_clockwork(make_guest) -> None:
     assert len(utils.guest.events.timers) == 1
 
 
+@pytest.mark.parametrize("component", [Heartbeat, Timesync])
+def test_reopened_at_will_there_is_one_clockwork(make_guest, component) -> None:
+    """Before its next tick, too: each driver that came added one."""
+    utils = Utils(make_guest, component())
+    for _ in range(20):
+        utils.negotiate()
+        head, body = utils.take()
+        utils.answer(head, body)
+        utils.guest.post(utils.channel.close_message())
+        utils.channel = utils.guest.open(utils.offer.relid, (4, 4))
+    assert len(utils.guest.events.timers) == 1
+    utils.negotiate()
+    utils.take()
+    assert len(utils.guest.events.timers) == 1
+
+
+def test_an_answer_after_the_next_beat_was_due(make_guest) -> None:
+    utils = Utils(make_guest, Heartbeat())
+    utils.negotiate()
+    head, body = utils.take()
+    utils.guest.events.expire()
+    utils.answer(head, (2).to_bytes(8, "little") + body[8:])
+    assert utils.service.last_answer is not None
+
+
 def test_who_waits_is_told_that_the_driver_went(make_guest) -> None:
     utils, told = Utils(make_guest, Shutdown()), []
     utils.negotiate()

@@ -14,11 +14,12 @@ import sys
 import threading
 import time
 
-from bus_helpers import SEEDS
+import pytest
 from killed_writer import BLOCK, BLOCKS, block
 
 from pyhv.disk import Disk
 
+COUNT = max(1, int(4 * float(os.environ.get("PYHV_SCALE", "1"))))
 PROGRAM = pathlib.Path(__file__).with_name("killed_writer.py")
 
 
@@ -33,7 +34,7 @@ def held(image: bytes) -> list[int]:
     return found
 
 
-@SEEDS
+@pytest.mark.parametrize("seed", range(COUNT))
 def test_killed_at_some_instant(tmp_path, seed: int) -> None:
     image, medium = tmp_path / "disk.img", tmp_path / "medium.img"
     for path in (image, medium):

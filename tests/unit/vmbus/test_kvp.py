@@ -6,7 +6,7 @@ import random
 import struct
 
 import pytest
-from bus_helpers import SEEDS
+from fuzzing import SEEDS
 from ic_sim import Utils, Vm
 
 from pyhv import kvp as host

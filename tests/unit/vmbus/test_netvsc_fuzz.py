@@ -1,6 +1,6 @@
 """Hostile network guests: each rule by a case, and a seeded fuzzer of NVSP, RNDIS and frames.
 
-PYHV_SCALE multiplies the rounds (60 makes it a soak); a failure prints the seed as test id.
+tests/fuzzing.py says how to have the fuzzer run longer.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import struct
 
 import net_sim
 import pytest
-from bus_helpers import SEEDS
+from fuzzing import SEEDS
 from guest_sim import MEMORY, PAGE, gpa_ranges, packet
 from net_sim import MAC, Cable, NetGuest, ethernet, ipv4, ipv6, ppi, rndis_packet, tcp, udp
 
@@ -269,8 +269,9 @@ def bounded(device: Netvsc, guest) -> None:
     assert len(device.rss._flows) <= 4096
 
 
+@pytest.mark.fuzz("Netvsc")
 @SEEDS
-def test_fuzz(make_guest, seed: int) -> None:
+def test_fuzz(make_guest, fuzz, seed: int) -> None:
     """Nothing raises, nothing grows, no byte outside the lent pages changes, honest guests live."""
     rng = random.Random(seed)
     cable = Cable(checked=bool(seed & 1))
@@ -280,7 +281,7 @@ def test_fuzz(make_guest, seed: int) -> None:
     crashes = watch_server(guest)
     outside = [(page, guest.memory.read(page * PAGE, PAGE)) for page in (1, 2, MEMORY // PAGE - 1)]
     frames_out = reopened = 0
-    for _ in range(400):
+    for _ in fuzz.rounds(400):
         if guest.server.channels[driver.channel.relid].state != "open":
             reopen(driver)
             reopened += 1

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import random
 import struct
 
 import pytest
+from fuzzing import SEEDS
 from guest_sim import Guest, GuestChannel, packet
 from test_snapshot_bus import carry
 
 from pyhv.vmbus.mouse import REPORT_DESCRIPTOR, Motion, SynthMouse
 from pyhv.vmbus.rules import RULES
 
-SCALE = int(os.environ.get("PYHV_SCALE", "1"))
 VERSION = 2 << 16
 
 
@@ -66,8 +65,7 @@ class Driver:
         return [struct.unpack("<BHHb", body) for _, body in found]
 
     def reopen(self) -> None:
-        self.guest.post(self.channel.close_message())
-        self.channel = self.guest.open(self.offer.relid, (10, 10))
+        self.channel = self.channel.reopen()
 
 
 @pytest.fixture
@@ -187,11 +185,12 @@ def test_a_broken_rule_closes_the_channel(driver, bad: bytes, rule: str) -> None
     assert not driver.move(Motion(1, 1))
 
 
-@pytest.mark.parametrize("seed", range(10 * SCALE))
-def test_whatever_a_guest_sends_it_comes_to_rest(make_guest, seed: int) -> None:
+@pytest.mark.fuzz("SynthMouse")
+@SEEDS
+def test_whatever_a_guest_sends_it_comes_to_rest(make_guest, fuzz, seed: int) -> None:
     rng = random.Random(seed)
     driver = Driver(make_guest)
-    for _ in range(150):
+    for _ in fuzz.rounds(150):
         if driver.mouse._channel is None:
             driver.reopen()
         sent = rng.choice((

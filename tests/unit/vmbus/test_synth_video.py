@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 import struct
 
 import pytest
+from fuzzing import SEEDS
 from guest_sim import Guest, GuestChannel, packet
 from test_snapshot_bus import carry
 
@@ -14,7 +14,6 @@ from pyhv.errors import HostError
 from pyhv.vmbus.rules import RULES
 from pyhv.vmbus.video import RESOLUTIONS, VERSIONS, VRAM_MEGABYTES, Situation, SynthVideo
 
-SCALE = int(os.environ.get("PYHV_SCALE", "1"))
 GPA, SIZE = 0xF8000000, VRAM_MEGABYTES << 20
 FEATURES = struct.pack("<4B", 1, 0, 0, 1)
 
@@ -91,8 +90,7 @@ class Driver:
         assert features == (9, FEATURES)
 
     def reopen(self) -> None:
-        self.guest.post(self.channel.close_message())
-        self.channel = self.guest.open(self.offer.relid, (6, 6))
+        self.channel = self.channel.reopen()
 
     def rule(self) -> str:
         return self.guest.server.violations[-1].rule
@@ -274,8 +272,9 @@ def test_a_broken_rule_closes_the_channel(driver, bad: bytes, rule: str) -> None
     assert driver.vram.gpa is None
 
 
-@pytest.mark.parametrize("seed", range(10 * SCALE))
-def test_whatever_a_guest_sends_pictures_lie_in_vram(make_guest, seed: int) -> None:
+@pytest.mark.fuzz("SynthVideo")
+@SEEDS
+def test_whatever_a_guest_sends_pictures_lie_in_vram(make_guest, fuzz, seed: int) -> None:
     rng = random.Random(seed)
     driver = Driver(make_guest)
 
@@ -293,7 +292,7 @@ def test_whatever_a_guest_sends_pictures_lie_in_vram(make_guest, seed: int) -> N
             lambda: packet(rng.choice((6, 6, 7, 9, 11)), rng.randbytes(rng.randrange(60))),
         ))()  # fmt: skip
 
-    for _ in range(200):
+    for _ in fuzz.rounds(200):
         driver.channel.send(some())
         driver.channel.receive()
         picture = driver.video.picture()

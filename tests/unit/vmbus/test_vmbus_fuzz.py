@@ -1,6 +1,6 @@
 """Seeded fuzzers of messages, rings and storage packets: nothing raises, nothing grows, all rests.
 
-A few seconds in all. PYHV_SCALE multiplies the rounds; a failure prints the seed as test id.
+A few seconds in all; tests/fuzzing.py says how to have more.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import struct
 
 import pytest
 import stor_sim
-from bus_helpers import SEEDS, Recorder
-from guest_sim import MEMORY, PAGE, gpa_ranges, packet
+from bus_helpers import Recorder
+from fuzzing import SEEDS
+from guest_sim import MEMORY, PAGE, Guest, gpa_ranges, packet
 from stor_sim import srb
 
 from pyhv.disk import Disk
 from pyhv.vmbus import channel as channel_module
 from pyhv.vmbus import gpadl as gpadl_module
 from pyhv.vmbus import protocol as p
+from pyhv.vmbus import scsi_cdrom
 from pyhv.vmbus.messages import GUEST_MESSAGES
 from pyhv.vmbus.rules import RULES
 from pyhv.vmbus.scsi_disk import COMMANDS
@@ -67,13 +69,14 @@ def random_message(rng: random.Random, relids: list[int]) -> bytes:
     return struct.pack(f"<{2 + len(words)}I", kind, 0, *words)
 
 
+@pytest.mark.fuzz("VmbusServer", share=0.5)
 @SEEDS
-def test_messages(make_guest, seed: int) -> None:
+def test_messages(make_guest, fuzz, seed: int) -> None:
     rng = random.Random(seed)
     devices = [Recorder(i) for i in range(4)]
     guest = make_guest(*devices)
     guest.connect()
-    for turn in range(3000):
+    for turn in fuzz.rounds(3000):
         message = random_message(rng, [*guest.server.channels, 1])
         assert guest.post(message, rng.choice((1, 1, 1, 4))) in (0, 3, 18, 19)
         guest.synic.messages.clear()
@@ -102,9 +105,10 @@ def test_messages(make_guest, seed: int) -> None:
     assert any(device.packets for device in devices)
 
 
+@pytest.mark.fuzz("VmbusServer", share=0.5)
 @SEEDS
 @pytest.mark.parametrize("scattered", [False, True], ids=["contiguous", "scattered"])
-def test_rings(make_guest, seed: int, scattered: bool) -> None:
+def test_rings(make_guest, fuzz, seed: int, scattered: bool) -> None:
     """Random bytes, random indexes, now and then an honest packet."""
     rng = random.Random(seed)
     device = Recorder()
@@ -112,7 +116,7 @@ def test_rings(make_guest, seed: int, scattered: bool) -> None:
     guest.connect()
     channel = guest.open(1, (3, 3), scattered)
     rings = (channel.out_pages, channel.in_pages)
-    for _ in range(800):
+    for _ in fuzz.rounds(800):
         if guest.server.channels[1].state != "open":
             bounded(guest.server)
             guest.ask(channel.close_message())
@@ -142,8 +146,8 @@ def test_rings(make_guest, seed: int, scattered: bool) -> None:
     assert guest.server.violation_count
 
 
-def random_request(rng: random.Random, base: int) -> bytes:
-    opcode = rng.choice([*COMMANDS, 0xA0]) if rng.random() < 0.95 else rng.randrange(256)
+def random_request(rng: random.Random, base: int, commands: dict) -> bytes:
+    opcode = rng.choice([*commands, 0xA0]) if rng.random() < 0.95 else rng.randrange(256)
     cdb = bytearray(16)
     cdb[0] = opcode
     for _ in range(rng.randrange(6)):
@@ -176,47 +180,90 @@ def random_request(rng: random.Random, base: int) -> bytes:
     return packet(kind, body, rng.getrandbits(64), extra=extra)
 
 
+@pytest.mark.fuzz("Scsi")
 @SEEDS
 @pytest.mark.parametrize("options", [{}, {"snapshot": True}, {"readonly": True}], ids=str)
-def test_storage(make_guest, image, seed: int, options: dict) -> None:
+def test_storage(make_guest, image, fuzz, seed: int, options: dict) -> None:
     """Every completion is whole, comes once, and an error is never a success."""
     rng = random.Random(seed)
     disk, before = Disk(image, **options), image.read_bytes()
     guest = make_guest(Scsi([disk]))
-    driver = stor_sim.start(guest)
-    base, channel = driver.buffer[0], driver.channel
-    outside = [guest.memory.read(page * PAGE, PAGE) for page in (1, base + 100, MEMORY // PAGE - 1)]
-    done = 0
-    asked: set[bytes] = set()
-    for _ in range(500):
+    storm = Storm(guest, rng, COMMANDS)
+    for _ in fuzz.rounds(500):
+        storm.round()
+    bounded(guest.server)
+    storm.finish()
+    disk.close()
+    assert image.stat().st_size == len(before)
+    if options:
+        assert image.read_bytes() == before
+
+
+@pytest.mark.fuzz("Scsi", "Cdrom")
+@SEEDS
+def test_dvd(make_guest, tmp_path, fuzz, seed: int) -> None:
+    """The same for a drive whose medium comes and goes, by the guest and by the host."""
+    rng = random.Random(seed)
+    media = []
+    for sectors in (1, 300, scsi_cdrom.MOST_CD_SECTORS + 1):
+        path = tmp_path / f"{sectors}.iso"
+        with open(path, "wb") as file:
+            file.truncate(sectors * scsi_cdrom.SECTOR)
+        media.append(Disk(path, readonly=True, sector_size=scsi_cdrom.SECTOR))
+    device = Scsi([media[1]])
+    guest = make_guest(device)
+    storm = Storm(guest, rng, scsi_cdrom.COMMANDS)
+    for _ in fuzz.rounds(500):
+        storm.round()
+        if rng.random() < 0.05:
+            device.change_medium(0, rng.choice((None, *media)))
+    bounded(guest.server)
+    storm.finish()
+    device.change_medium(0, media[1])
+    for disk in media:
+        disk.close()
+
+
+class Storm:
+    """A storage driver gone mad: requests of *commands*, and nonsense, on channel after channel."""
+
+    def __init__(self, guest: Guest, rng: random.Random, commands: dict) -> None:
+        self.guest, self.rng, self.commands = guest, rng, commands
+        self.driver = stor_sim.start(guest)
+        self.base = self.driver.buffer[0]
+        self.asked: set[bytes] = set()
+        self.done = 0
+        pages = (1, self.base + 100, MEMORY // PAGE - 1)
+        self.outside = [(page, guest.memory.read(page * PAGE, PAGE)) for page in pages]
+
+    def round(self) -> None:
+        """A few requests, and what comes back."""
+        guest, rng, channel = self.guest, self.rng, self.driver.channel
         if guest.server.channels[channel.relid].state != "open":
-            asked.clear()  # what a flush held up is answered on no other channel
+            self.asked.clear()  # what a flush held up is answered on no other channel
             guest.ask(channel.close_message())
             guest.ask(struct.pack("<IIII", 11, 0, channel.relid, channel.gpadl))
             guest.received()
-            for number_ in [n for n, c in guest.server.channels.items() if c.primary]:
-                guest.post(struct.pack("<III", 13, 0, number_))
-            guest.next_page = base + 300
-            driver.channel = channel = guest.open(channel.relid)
-            driver.initialize()
+            for relid in [n for n, c in guest.server.channels.items() if c.primary]:
+                guest.post(struct.pack("<III", 13, 0, relid))
+            guest.next_page = self.base + 300
+            self.driver.channel = channel = guest.open(channel.relid)
+            self.driver.initialize()
         sent = 0
         while sent < rng.randrange(1, 5) and channel.room() > 2000:
-            request = random_request(rng, base)
-            asked.add(request[8:16])
+            request = random_request(rng, self.base, self.commands)
+            self.asked.add(request[8:16])
             channel.put(request)
             sent += 1
         channel.signal()
         for answer in channel.receive():
             assert len(answer.data) == 64
-            asked.remove(answer.transaction.to_bytes(8, "little"))
-            done += answer.kind == 11
+            self.asked.remove(answer.transaction.to_bytes(8, "little"))
+            self.done += answer.kind == 11
         guest.received()
-    bounded(guest.server)
-    assert done > 500
-    assert outside == [
-        guest.memory.read(page * PAGE, PAGE) for page in (1, base + 100, MEMORY // PAGE - 1)
-    ]
-    disk.close()
-    assert image.stat().st_size == len(before)
-    if options:
-        assert image.read_bytes() == before
+
+    def finish(self) -> None:
+        """Much was answered, and nothing but the lent pages was written."""
+        assert self.done > 500
+        for page, data in self.outside:
+            assert self.guest.memory.read(page * PAGE, PAGE) == data
