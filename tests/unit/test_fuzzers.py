@@ -24,7 +24,7 @@ def kinds(base: type) -> set[str]:
     """Return the names of all devices of pyhv: classes that nothing is derived from."""
     found = set()
     for one in base.__subclasses__():
-        if one.__module__.startswith("pyhv."):
+        if one.__module__.startswith("pyhv.vmbus."):
             found |= kinds(one) or {one.__name__}
     return found
 

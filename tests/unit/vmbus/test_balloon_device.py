@@ -18,6 +18,15 @@ PAGES = MEMORY // PAGE
 MIB = 1 << 20
 
 
+class Count:
+    """Counts how often somebody was told."""
+
+    calls = 0
+
+    def __call__(self, left: int | None) -> None:
+        self.calls += 1
+
+
 class Driver:
     """hv_balloon: gives up pages from the top of RAM, *per_range* at a time, at most *most*."""
 
@@ -308,12 +317,12 @@ def test_ranges_of_nonsense(make_guest, ranges: list[int], count: int, rule: str
     assert told == [None]
 
 
-@pytest.mark.fuzz("Balloon")
+@pytest.mark.fuzz("Balloon", share=0.5)
 @SEEDS
 def test_a_mad_driver(make_guest, fuzz, seed: int) -> None:
     """Anything in any order: the channel is closed or the books are right."""
     rng = random.Random(seed)
-    driver, told, resizes = Driver(make_guest), [], 0
+    driver, told, resizes = Driver(make_guest), Count(), 0
     device = driver.device
 
     def body(kind: int) -> bytes:
@@ -335,11 +344,11 @@ def test_a_mad_driver(make_guest, fuzz, seed: int) -> None:
             driver.channel = driver.guest.open(driver.guest.connect()[0].relid, (5, 5))
             if rng.random() < 0.9:
                 driver.start()
-        if device.resize(PAGES - rng.randrange(200), told.append):
+        if device.resize(PAGES - rng.randrange(200), told):
             resizes += 1
         kind = rng.choice((1, 3, 5, 7, 7, 7, 7, 9, 9, rng.randrange(65536)))
         driver.send(kind, body(kind), rng.choice((None, None, None, rng.randrange(64))))
         driver.channel.receive()
         assert device.pages_out == device._map.count(1) <= 200
     driver.guest.server.reset()
-    assert len(told) == resizes
+    assert told.calls == resizes

@@ -6,9 +6,9 @@ import random
 import struct
 
 import pytest
-from bus_helpers import SEEDS
+from fuzzing import SEEDS
 from guest_sim import MEMORY, PAGE, packet
-from test_balloon_device import MIB, Driver, Vm
+from test_balloon_device import MIB, Count, Driver, Vm
 
 from pyhv.errors import ConfigError, HostError
 from pyhv.memory import BLOCK, HIGH
@@ -215,20 +215,21 @@ def test_offered_memory_is_not_given_up_before_it_is_added(make_guest) -> None:
     assert driver.device.pages_out <= BLOCK_PAGES
 
 
+@pytest.mark.fuzz("Balloon", share=0.5)
 @SEEDS
-def test_a_mad_guest(make_guest, seed: int) -> None:
+def test_a_mad_guest(make_guest, fuzz, seed: int) -> None:
     """Whatever it answers: no more slots than maxmem, and the books are right."""
     rng = random.Random(seed)
-    driver, told, resizes = Adder(make_guest), [], 0
+    driver, told, resizes = Adder(make_guest), Count(), 0
     device = driver.device
-    for _ in range(150):
+    for _ in fuzz.rounds(150):
         if device.channel is None:
             driver.guest.server.reset()
             driver.guest.next_page = 16
             driver.channel = driver.guest.open(driver.guest.connect()[0].relid, (5, 5))
             driver.begin(rng.choice((0x1F, 0x1F, 0x1F, 3, 0x3F, 1, rng.getrandbits(64))))
         pages = rng.choice((MEMORY - rng.randrange(99) * PAGE, rng.randrange(CAPACITY + 1))) // PAGE
-        resizes += device.resize(pages, told.append)
+        resizes += device.resize(pages, told)
         kind = rng.choice((7, 9, 9, 11, 11, 11, rng.randrange(99)))
         count = rng.choice((0, 1, BLOCK_PAGES, rng.randrange(8 * BLOCK_PAGES), 1 << 31))
         one = rng.randrange(2000, MEMORY // PAGE) | rng.randrange(50) << 40
@@ -241,6 +242,6 @@ def test_a_mad_guest(make_guest, seed: int) -> None:
         assert driver.guest.memory.added <= 8 * BLOCK
         assert sum(size for _, size in driver.slots) == driver.guest.memory.added
     driver.guest.server.reset()
-    assert len(told) == resizes
+    assert told.calls == resizes
 
 
