@@ -36,11 +36,7 @@ class Pool(MutableMapping):
 
     def _ask(self, what: str, deadline: float, operation: str, *arguments: object) -> bytes | None:
         """Return the answer's body, None for what is not there."""
-        service = self._vm._components(what).kvp
-        status, data = self._vm._ask(
-            what, service, lambda told: getattr(service, operation)(self._number, *arguments, told),
-            max(0.0, deadline - time.monotonic()),
-        )  # fmt: skip
+        status, data = self._request(what, deadline, operation, self._number, *arguments)
         if status in protocol.ABSENT:
             return None
         if status:
@@ -49,6 +45,24 @@ class Pool(MutableMapping):
                 "does not run any more"
             )
         return data
+
+    def _request(
+        self, what: str, deadline: float, operation: str, *arguments: object
+    ) -> tuple[int, bytes]:
+        service = self._vm._components(what).kvp
+        return self._vm._ask(
+            what, service, lambda told: getattr(service, operation)(*arguments, told),
+            max(0.0, deadline - time.monotonic()),
+        )  # fmt: skip
+
+    def ask_service(self, what: str, operation: str, *arguments: object) -> None:
+        """Have the daemon do what has nothing to do with pools."""
+        status, _ = self._request(what, self._deadline(), operation, *arguments)
+        if status:
+            raise HostError(
+                f"{what}: the guest refused, status {status:#x}; it may be that it has no "
+                "hv_set_ifconfig (Debian ships none), or that its hv_kvp_daemon runs no more"
+            )
 
     def _deadline(self) -> float:
         return time.monotonic() + self._timeout()
@@ -111,7 +125,7 @@ class Pools(MutableMapping):
     """
 
     def __init__(self, vm: Services) -> None:
-        self.timeout = TIMEOUT_S
+        self._vm, self.timeout = vm, TIMEOUT_S
         self._pools = {name: Pool(vm, name, lambda: self.timeout) for name in protocol.POOLS}
 
     def pool(self, name: str) -> Pool:
@@ -122,6 +136,28 @@ class Pools(MutableMapping):
         if name not in self._pools:
             raise ConfigError(f"kvp pool {name!r}: one of {', '.join(self._pools)}")
         return self._pools[name]
+
+    def set_address(
+        self, address: str | None, gateway: str = "", dns: str = "", nic: int = 0
+    ) -> None:
+        """Set a network card up; the guest keeps it, and calls its own program to do it.
+
+        That program (hv_set_ifconfig, beside hv_kvp_daemon) is the distribution's; Debian has none
+        and refuses.
+
+        :param address: such as "10.0.2.20/24" or "fd00::2/64"; None: by DHCP.
+        :param gateway: one of the same kind; *dns*: one, or more with commas. *nic*: from 0.
+        :raises ConfigError: no such card or address, no daemon. HostError: the guest refused.
+        """
+        what = f"kvp set_address {address or 'DHCP'}"
+        board = self._vm.board
+        cards = board.offered.get("network", []) if board is not None else []
+        if not 0 <= nic < len(cards):
+            raise ConfigError(f"{what}: network card {nic} of {len(cards)}")
+        family, texts = _ip_info(what, address, gateway, dns)
+        pool = self._pools["external"]
+        arguments = (cards[nic].instance_guid, family, address is None, texts)
+        pool.ask_service(what, "set_ip_info", *arguments)
 
     def _all(self) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -160,6 +196,32 @@ class Pools(MutableMapping):
     def values(self) -> dict[str, str].values:  # type: ignore[valid-type]
         """The values, all asked for once."""
         return self._all().values()
+
+
+def _ip_info(
+    what: str, address: str | None, gateway: str, dns: str
+) -> tuple[int, tuple[str, str, str, str]]:
+    """Return family and texts for :meth:`protocol.Kvp.set_ip_info`."""
+    import ipaddress
+
+    servers = [one for one in dns.split(",") if one]
+    try:
+        for one in servers:
+            ipaddress.ip_address(one)
+        if address is None:
+            return protocol.ADDR_FAMILY_NONE, ("", "", "", ";".join(servers))
+        found = ipaddress.ip_interface(address)
+        if gateway and ipaddress.ip_address(gateway).version != found.version:
+            raise ValueError(f"{gateway!r} is no gateway for {address!r}")
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}") from None
+    six = found.version == 6
+    family = protocol.ADDR_FAMILY_IPV6 if six else protocol.ADDR_FAMILY_IPV4
+    # Linux' daemon takes the length of an IPv6 prefix for its mask
+    mask = str(found.network.prefixlen if six else found.netmask)
+    if len(";".join(servers)) > 1000:
+        raise ConfigError(f"{what}: {len(servers)} name servers are too many")
+    return family, (str(found.ip), mask, gateway, ";".join(servers))
 
 
 def _checked(what: str, key: str) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .ic import Told
 
 # not KVP_OP_GET, 0: Linux tells its daemon that there is room for a value of 0 bytes, and so it is
-KVP_OP_SET, KVP_OP_DELETE, KVP_OP_ENUMERATE = 1, 2, 3
+KVP_OP_SET, KVP_OP_DELETE, KVP_OP_ENUMERATE, KVP_OP_SET_IP_INFO = 1, 2, 3, 5
 #: name -> hv_kvp_exchg_pool. The host writes "external", programs in the guest write "guest", and
 #: "auto" is what the guest says of itself.
 POOLS = {"external": 0, "guest": 1, "auto": 2, "auto-external": 3, "internal": 4}
@@ -30,6 +30,10 @@ _header = Struct("<BB2x")  # 0:1 operation, 1:1 pool
 _exchange = Struct("<III512s2048s")
 _delete = Struct("<I512s")  # 0:4 key bytes, 4:512 key
 _index = Struct("<I")  # before _exchange, of KVP_OP_ENUMERATE only
+# of KVP_OP_SET_IP_INFO, and no padding before it: 0:256 adapter, 256:1 family, 257:1 DHCP,
+# 258:2048 addresses, 2306:2048 netmasks, 4354:1024 gateways, 5378:2048 name servers; UTF-16
+_ip_header, _ip_info = Struct("<BB"), Struct("<256sBB2048s2048s1024s2048s")
+ADDR_FAMILY_NONE, ADDR_FAMILY_IPV4, ADDR_FAMILY_IPV6 = 0, 1, 2
 BODY_BYTES = _header.size + _index.size + _exchange.size
 
 
@@ -55,6 +59,19 @@ class Kvp(Service):
     def enumerate(self, pool: int, index: int, told: Told) -> bool:
         """Ask for the pair at *index*."""
         return self._request(KVP_OP_ENUMERATE, pool, _index.pack(index), told)
+
+    def set_ip_info(
+        self, adapter: str, family: int, dhcp: bool, texts: tuple[str, str, str, str], told: Told
+    ) -> bool:
+        """Have a network card set up.
+
+        :param adapter: the device's instance GUID. *family*: ADDR_FAMILY_*.
+        :param texts: addresses, netmasks, gateways, name servers; ``;`` between two of a kind.
+        """
+        address, mask, gateway, dns = map(_text, texts)
+        # as the guest writes the GUID itself: hv_kvp_daemon compares it with sysfs' device_id
+        info = _ip_info.pack(_text(f"{{{adapter}}}"), family, dhcp, address, mask, gateway, dns)
+        return self.ask(_ip_header.pack(KVP_OP_SET_IP_INFO, 0) + info, told)
 
     def _request(self, operation: int, pool: int, body: bytes, told: Told) -> bool:
         # the guest answers in place: the request has the room that the longest answer needs

@@ -15,6 +15,7 @@ from pyhv.errors import ConfigError, HostError
 pytestmark = [pytest.mark.boot, pytest.mark.kvm]
 #: each kernel once; where KVM has Hyper-V one of them has KVM's
 GUESTS = [("trixie", drivers()[0]), ("bookworm", "user")]
+PAIRS = [(suite, hyperv) for suite in ("trixie", "bookworm") for hyperv in drivers()]
 FILE_BYTES = 40_000
 
 
@@ -31,13 +32,16 @@ def shell(boot, suite: str, **options: object) -> object:
     return guest
 
 
-@pytest.mark.parametrize(("suite", "hyperv"), GUESTS)
+@pytest.mark.parametrize(("suite", "hyperv"), PAIRS)
 def test_daemons(boot, tmp_path: pathlib.Path, suite: str, hyperv: str) -> None:
     disk = tmp_path / "ext4.img"
     with open(disk, "wb") as file:
         file.truncate(16 << 20)
     subprocess.run(["mke2fs", "-q", "-t", "ext4", disk], check=True)
-    guest = shell(boot, suite, hyperv=hyperv, drives=[Drive(str(disk))])
+    guest = shell(
+        boot, suite, hyperv=hyperv, drives=[Drive(str(disk))],
+        nics=[f"socket,path={tmp_path}/nic,server=on"],
+    )  # fmt: skip
     key_value_pairs(guest)
     freeze_and_thaw(guest, disk)
     files(guest, suite, tmp_path)
@@ -69,11 +73,30 @@ def key_value_pairs(guest) -> None:
     guest.run("(printf answer; head -c 506 /dev/zero; printf 42; head -c 2046 /dev/zero) > /p")
     guest.run("cat /p > /var/lib/hyperv/.kvp_pool_1")
     assert kvp["answer"] == kvp.pool("guest")["answer"] == "42"
+    an_address(guest)
     guest.run("kill -9 $(busybox pidof hv_kvp_daemon); sleep 1")
     kvp.timeout = 5
     with pytest.raises((ConfigError, HostError), match="kvp") as refused:
         kvp["role"]
     print("killed daemon:", refused.value)
+
+
+def an_address(guest) -> None:
+    """Debian's daemon calls a program that Debian does not ship; a user's own does it."""
+    kvp = guest.vm.kvp
+    with pytest.raises(HostError, match="refused, status 0x80004005; .* no hv_set_ifconfig"):
+        kvp.set_address("10.0.2.77/24", "10.0.2.2", "10.0.2.3,10.0.2.4")
+    guest.run("d=/usr/libexec/hypervkvpd; mkdir -p $d; echo '#!/bin/sh' > $d/hv_set_ifconfig")
+    guest.run(
+        "echo 'export PATH=/bin; . $1; ifconfig $DEVICE $IPADDR0 netmask $NETMASK0; cat $1 > /ifcfg"
+        "' >> $d/hv_set_ifconfig; busybox chmod +x $d/hv_set_ifconfig"
+    )
+    kvp.set_address("10.0.2.77/24", "10.0.2.2", "10.0.2.3,10.0.2.4")
+    print(guest.run("cat /ifcfg"))
+    said = guest.run("ifconfig eth0; cat /ifcfg")
+    assert "inet addr:10.0.2.77  Bcast:10.0.2.255  Mask:255.255.255.0" in said
+    assert "GATEWAY=10.0.2.2" in said
+    assert "10.0.2.4" in said
 
 
 def freeze_and_thaw(guest, disk: pathlib.Path) -> None:

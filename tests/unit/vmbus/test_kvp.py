@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from types import SimpleNamespace
 
 import pytest
 from fuzzing import SEEDS
@@ -205,3 +206,56 @@ def test_a_mad_daemon(make, seed: int) -> None:
         except (KeyError, PyhvError):
             pass
     assert vm.utils.guest.server.violation_count == 0
+
+
+def text(raw: bytes) -> str:
+    return raw.decode("utf-16-le").partition("\0")[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "family", "dhcp", "texts"),
+    [
+        (("10.0.2.20/24", "10.0.2.2", "10.0.2.3,1.1.1.1"), 1, 0,
+         ["10.0.2.20", "255.255.255.0", "10.0.2.2", "10.0.2.3;1.1.1.1"]),
+        (("fd00::2/64",), 2, 0, ["fd00::2", "64", "", ""]),
+        ((None,), 0, 1, ["", "", "", ""]),
+    ],
+)  # fmt: skip
+def test_an_address_is_set(make, arguments, family: int, dhcp: int, texts: list[str]) -> None:
+    """linux: include/uapi/linux/hyperv.h, struct hv_kvp_ip_msg, which is packed."""
+    asked: list[bytes] = []
+    vm = make(lambda body: asked.append(body) or (0, body))
+    vm.offered["network"] = [None, SimpleNamespace(instance_guid="f1b2c3d4-0001")]
+    vm.kvp.set_address(*arguments, nic=1)
+    (body,) = asked
+    assert len(body) == 2 + 256 + 2 + 2048 + 2048 + 1024 + 2048
+    assert body[0] == 5
+    assert text(body[2:258]) == "{f1b2c3d4-0001}"
+    assert tuple(body[258:260]) == (family, dhcp)
+    at = [260, 2308, 4356, 5380, 7428]
+    assert [text(body[a:b]) for a, b in zip(at, at[1:], strict=False)] == texts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("10.0.2.20/33",), "10.0.2.20/33"),
+        (("here",), "'here' does not appear"),
+        (("10.0.2.20/24", "fd00::1"), "no gateway for"),
+        (("10.0.2.20/24", "", "x"), "'x' does not appear"),
+        (("10.0.2.20/24", "", ",".join(["10.255.255.255"] * 80)), "80 name servers"),
+        (("10.0.2.20/24", "", "", 1), "network card 1 of 1"),
+    ],
+)
+def test_addresses_that_cannot_be(make, arguments, said: str) -> None:
+    vm = make(lambda body: pytest.fail("the guest was asked"))
+    vm.offered["network"] = [SimpleNamespace(instance_guid="f1b2c3d4-0001")]
+    with pytest.raises(ConfigError, match=f"kvp set_address .*{said}"):
+        vm.kvp.set_address(*arguments)
+
+
+def test_a_guest_without_the_program(make) -> None:
+    vm = make(lambda body: (0x80004005, body))
+    vm.offered["network"] = [SimpleNamespace(instance_guid="f1b2c3d4-0001")]
+    with pytest.raises(HostError, match="refused, status 0x80004005; .* no hv_set_ifconfig"):
+        vm.kvp.set_address("10.0.2.20/24")
