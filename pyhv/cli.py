@@ -34,6 +34,7 @@ pyhv runs a virtual machine on KVM and gives its guest the Hyper-V interface.
   pyhv run -m 1G -smp 2 -cpu host,kvm=off,hv_time,hv_vpindex disk.img
   pyhv run -kernel bzImage -initrd initrd.img -append console=ttyS0
   pyhv shell disk.img       a prompt: step, look into a paused guest, break in
+  pyhv connect PATH         stdin and stdout to a port of the guest (--vsock)
   pyhv run --help           every option, and what the exit status means
 
 and looks things up (each has --help):
@@ -194,6 +195,11 @@ def _serial_output(kind: str, path: str) -> int | None:
 def _run(config: MachineConfig, console: Console, serial: str, parsed: Parsed) -> int:
     from .progress import Progress
 
+    ports = []
+    if "vsock" in parsed:
+        from .vsock.proxy import parse_ports
+
+        ports = parse_ports(parsed.values["vsock"])
     with Progress(f"loading {config.kernel or config.drives[0].path}"):
         machine = make_machine(config, console)
     abandoned, watch = False, None
@@ -209,6 +215,8 @@ def _run(config: MachineConfig, console: Console, serial: str, parsed: Parsed) -
 
             watch = Watch(machine, parsed, say)
         machine.start()
+        for port, path in ports:
+            machine.vsock.publish(port, path)
         if watch is not None:
             watch.begin()
         gc.freeze()  # a collection would hold up every vCPU for the 2 ms it walks the modules
@@ -272,6 +280,13 @@ def shell_command(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def connect_command(arguments: list[str]) -> int:
+    """Be a stream to a guest's port, for ssh."""
+    from .vsock import proxy
+
+    return proxy.connect(arguments)
+
+
 def lookup_command(name: str, arguments: list[str]) -> int:
     """Run a command of pyhv/lookup, print its text, and return its status."""
     from .lookup import commands
@@ -291,6 +306,7 @@ LOOKUP = ("explain", "caps", "doctor", "cpuid", "audit", "report", "completion")
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run_command,
     "shell": shell_command,
+    "connect": connect_command,
     "help": help_command,
     "--help": help_command,
     "-h": help_command,
@@ -299,4 +315,4 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "-version": version_command,
 }
 COMMANDS |= {name: _lookup(name) for name in LOOKUP}
-COMMANDS_SHOWN = ("run", "shell", "help", *LOOKUP)
+COMMANDS_SHOWN = ("run", "shell", "connect", "help", *LOOKUP)

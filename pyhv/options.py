@@ -119,6 +119,14 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         ),
         Option("-netdev", "KIND,id=N,...", "the same as -nic KIND,...", many=True),
     ),
+    "Streams": (
+        Option(
+            "--vsock",
+            "PORT:PATH[,...]",
+            "who connects to the Unix socket PATH is connected to that port of the guest, over "
+            "hv_sock, without a network; docs/streams.md",
+        ),
+    ),
     "Console and endings": (
         Option("-serial", "stdio|file:PATH|none", "the guest's COM1; default stdio"),
         Option("-no-reboot", "", "end when the guest resets, instead of booting again"),

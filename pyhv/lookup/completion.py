@@ -29,6 +29,7 @@ def command_words() -> dict[str, dict[str, str]]:
         }
     }
     found["shell"] = found["run"]
+    found["connect"] = {}
     for command in commands.COMMANDS.values():
         found[command.name] = {
             name: switch.help for switch in (*command.switches, HELP) for name in switch.names
@@ -41,6 +42,7 @@ def summaries() -> dict[str, str]:
     return {
         "run": "boot a guest",
         "shell": "a prompt at which a paused guest is looked into",
+        "connect": "standard input and output to a guest's port, for ssh",
         "help": "a short help",
         **{command.name: command.summary for command in commands.COMMANDS.values()},
     }

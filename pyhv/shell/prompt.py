@@ -25,6 +25,7 @@ NOT_HERE = {
     "gdb": "the shell stops the machine itself; it has break and step",
     "s": "the shell stops the machine itself; it has break and step",
     "serial": "the shell shows the guest's console",
+    "vsock": "at its prompt, vm.vsock.publish(PORT, PATH) does it",
     "top": "the shell has the terminal; --trace-file traces into a file",
 }
 

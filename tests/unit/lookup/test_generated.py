@@ -33,7 +33,7 @@ def completed(*words: str) -> list[str]:
     ("words", "offered"),
     [
         (("pyhv", "expl"), ["explain"]),
-        (("pyhv", "c"), ["caps", "cpuid", "completion"]),
+        (("pyhv", "c"), ["connect", "caps", "cpuid", "completion"]),
         (("pyhv", "run", "-sm"), ["-smp"]),
         (("pyhv", "run", "-cpu", "ho"), ["host"]),
         (("pyhv", "run", "-cpu", "host,hv_ti"), ["host,hv_time"]),
