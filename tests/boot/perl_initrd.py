@@ -16,14 +16,20 @@ LOADER = "lib64/ld-linux-x86-64.so.2"
 HOST, ANY = 2, 0xFFFFFFFF  # VMADDR_CID_HOST, VMADDR_CID_ANY
 
 
-def build(suite: str, path: pathlib.Path) -> list[str]:
-    """Write the archive to *path*; return the commands that load what it brings."""
+def build(
+    suite: str, path: pathlib.Path, program: str = "", its_libraries: tuple[str, ...] = ()
+) -> list[str]:
+    """Write the archive to *path*; return the commands that load what it brings.
+
+    :param program: one more of Debian's, by its path without the first "/".
+    """
     kernel = pathlib.Path(image("kernel", suite)[0])
     root, base = kernel.parents[1], pathlib.Path(image("initramfs", suite)[0]).read_bytes()
     modules = archive.find_modules(root, ["hv_sock"])
-    files = {"usr/bin/perl": root / "usr/bin/perl"}
+    files = {name: root / name for name in ("usr/bin/perl", program) if name}
     folder = root / "usr/lib/x86_64-linux-gnu"
-    files |= {f"lib/x86_64-linux-gnu/{name}": (folder / name).resolve() for name in LIBRARIES}
+    for name in {*LIBRARIES, *its_libraries}:
+        files[f"lib/x86_64-linux-gnu/{name}"] = (folder / name).resolve()
     files[LOADER] = (folder / pathlib.Path(LOADER).name).resolve()
     folders = {str(parent) for name in files for parent in pathlib.Path(name).parents}
     parts = [archive._entry(name, 0o040755) for name in sorted(folders - {"."}) + ["more"]]
@@ -52,6 +58,13 @@ def server(port: int, body: str) -> str:
 ECHO = (
     "while(sysread(C,$b,65536)){$o=0;while($o<length$b){$o+=syswrite(C,$b,length($b)-$o,$o)}}"
     "shutdown(C,1)"
+)
+#: ends with the client; dropbear does not know AF_VSOCK, and would look its client's address up
+DROPBEAR = (
+    "socketpair(A,B,1,1,0)||die;"
+    'if(!fork){close A;close C;open(STDIN,"<&B");open(STDOUT,">&B");exec "dropbear","-R","-B","-i"}'
+    "close B;if(fork){while(sysread(C,$b,65536)){syswrite(A,$b)}shutdown(A,1)}"
+    "else{while(sysread(A,$b,65536)){syswrite(C,$b)}shutdown(C,1)}"
 )
 SHELL = 'open(STDIN,"<&C");open(STDOUT,">&C");exec "sh"'
 
