@@ -1,9 +1,10 @@
 """Run as a program: a simulated guest that writes until it is killed, and tells what is done.
 
-``killed_writer.py IMAGE MEDIUM SEED``: IMAGE is the disk; MEDIUM becomes a copy of it whenever the
-host is asked to bring it to the medium, so it is what a host that loses its power would have.
-Lines on standard output, each written at once: ``w SEQUENCE BLOCK`` a write is answered, ``s
-SEQUENCE BLOCK`` one with FUA is, ``f SEQUENCE`` a flush is, which covers all writes up to there.
+``killed_writer.py IMAGE FORMAT MEDIUM SEED``: IMAGE is the disk; MEDIUM becomes a copy of it
+whenever the host is asked to bring it to the medium, so it is what a host that loses its power
+would have. Lines on standard output, each written at once: ``p PID`` of qemu-nbd, 0 for a raw
+image; ``w SEQUENCE BLOCK`` a write is answered, ``s SEQUENCE BLOCK`` one with FUA is, ``f
+SEQUENCE`` a flush is, which covers all writes up to there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import stor_sim
 from guest_sim import PAGE, Guest
 
 from pyhv import disk as disk_module
-from pyhv.disk import Disk
+from pyhv.config import Drive
+from pyhv.drives import opened
 from pyhv.vmbus import scsi
 from pyhv.vmbus.storvsc import Scsi
 
@@ -33,24 +35,36 @@ def block(sequence: int) -> bytes:
 
 
 def main() -> None:
-    image, medium, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    image, format, medium, seed = *sys.argv[1:4], int(sys.argv[4])
     rng = random.Random(seed)
-    fdatasync = os.fdatasync
+    cache = rng.choice(("writeback", "none", "writethrough"))
+    disk = opened(Drive(image, format=format, cache=cache))
 
-    def power_safe(fd: int) -> None:
-        fdatasync(fd)
+    def copy() -> None:
         shutil.copyfile(image, medium + ".new")
         os.rename(medium + ".new", medium)
         time.sleep(rng.random() * 0.005)
 
-    disk_module.os.fdatasync = power_safe
-    guest = Guest(Scsi([Disk(image, cache=rng.choice(("writeback", "none", "writethrough")))]))
+    if format == "raw":
+        fdatasync = os.fdatasync
+        disk_module.os.fdatasync = lambda fd: (fdatasync(fd), copy())
+    else:
+        flush, busy = disk._client.flush, disk._client._data.lock
+
+        def power_safe() -> None:
+            flush()
+            with busy:  # a copy of tables that change meanwhile is nothing that a host could have
+                copy()
+
+        disk._client.flush = power_safe
+    os.write(1, b"p %d\n" % (0 if format == "raw" else disk._server._process.pid))
+    guest = Guest(Scsi([disk]))
     stor = stor_sim.start(guest)
     fua_rate = 0.1 * (seed % 2)  # FUA synchronizes so often that it hides a flush that does not
     waiting: dict[int, str] = {}
     sequence = done = 0
     while True:
-        if rng.random() < 0.15:
+        if rng.random() < 0.15 and len(waiting) < 500:  # past 1024 flushes: TASK SET FULL
             stor.channel.send(stor.submit(stor_sim.cdb_10(scsi.SYNCHRONIZE_CACHE_10, 0, 0)))
             waiting[stor.transaction] = f"f {done}"
         elif len(waiting) < 16:
