@@ -59,6 +59,8 @@ class QemuNbd:
         self._path, absolute = path, os.path.abspath(path)
         self._prefix = f"Failed to blk_new_open '{absolute}': "
         self._process: subprocess.Popen[bytes] | None = None
+        self._thread: threading.Thread | None = None
+        self._started = threading.Event()
         self._failed: Exception | None = None
         said, says = os.pipe()
         self._said = said
@@ -73,21 +75,21 @@ class QemuNbd:
                 f"--cache={CACHE.get(cache, 'writeback')}", *["--read-only"] * readonly,
                 absolute,
             ]  # fmt: skip
-            self._thread = threading.Thread(
-                target=self._run, args=(command, listener, says, started := threading.Event()),
-                name="qemu-nbd", daemon=True,
-            )  # fmt: skip
+            thread = threading.Thread(
+                target=self._run, args=(command, listener, says), name="qemu-nbd", daemon=True
+            )
+            self._thread = thread
             with listener:
                 try:
-                    self._thread.start()
+                    thread.start()
                 except RuntimeError as error:
+                    self._thread = None
                     raise HostError(f"disk {path}: qemu-nbd: no thread for it: {error}") from error
-                started.wait()
+                self._started.wait()
             if self._failed is not None:
-                self._thread.join()
                 raise HostError(f"disk {path}: qemu-nbd: {self._failed}")
         except BaseException:
-            self._close_ours()
+            self.close()
             raise
         finally:
             os.close(says)
@@ -115,14 +117,12 @@ class QemuNbd:
             ) from error
         return listener
 
-    def _run(
-        self, command: list[str], listener: socket.socket, says: int, started: threading.Event
-    ) -> None:
+    def _run(self, command: list[str], listener: socket.socket, says: int) -> None:
         """Start it, and stay until it ends: its parent is, to the kernel, this thread."""
         script = ["/bin/sh", "-c", SCRIPT, "sh", str(os.getpid()), *command]
         setpriv = shutil.which("setpriv", path=SEARCH)
-        if setpriv is not None:  # of util-linux; without it only a death in its first moments is
-            script = [setpriv, "--pdeathsig", "TERM", *script]  # not seen
+        if setpriv is not None:  # without it, only our death in its first moments is not seen
+            script = [setpriv, "--pdeathsig", "TERM", *script]
         try:
             process = self._process = subprocess.Popen(
                 script, stdin=listener, stdout=subprocess.DEVNULL, stderr=says, env=ENVIRONMENT,
@@ -132,7 +132,7 @@ class QemuNbd:
             self._failed = error
             return
         finally:
-            started.set()
+            self._started.set()
         with suppress(ChildProcessError):  # the program that we are part of ignores SIGCHLD
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
@@ -153,6 +153,8 @@ class QemuNbd:
         """Close the connections and see it end; return :meth:`why`. Idempotent."""
         for one in self.sockets:
             one.close()
+        if self._thread is not None:
+            self._started.wait()
         process, self._process = self._process, None
         if process is not None:
             # It ends by itself after a handshake, but not before one. Not process.terminate(),
@@ -163,13 +165,10 @@ class QemuNbd:
                     os.kill(process.pid, number)
                     self._thread.join(patience_s)
             process.wait()
+        elif self._thread is not None:
+            self._thread.join()
         why = self.why()
-        self._close_ours()
-        return why
-
-    def _close_ours(self) -> None:
-        for one in self.sockets:
-            one.close()
         if self._said >= 0:
             os.close(self._said)
             self._said = -1
+        return why

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+import threading
 import time
 
 import pytest
@@ -197,6 +198,26 @@ def test_a_qemu_nbd_that_will_not_serve(tmp_path, instead, monkeypatch, script, 
     monkeypatch.setattr("pyhv.imagedisk.PATIENCE_S", 0.5)
     monkeypatch.setattr(qemunbd, "GRACE_S", 0.1)
     refused(HostError, words, path)
+
+
+@pytest.mark.parametrize("when", [1, 2], ids=["in Thread.start", "after it"])
+def test_interrupted_while_it_starts(tmp_path, monkeypatch, when: int) -> None:
+    """Ctrl-C in a program that uses pyhv: the child is gone when the exception comes out."""
+    path, waits = create(tmp_path / "d.qcow2"), []
+
+    class Interrupted(threading.Event):
+        def wait(self, timeout=None):
+            assert super().wait(10)
+            waits.append(self)
+            if len(waits) == when:
+                raise KeyboardInterrupt
+            return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyhv.qemunbd.threading.Event", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ImageDisk(path, "qcow2")
+    assert len(waits) >= when
 
 
 def test_no_thread_left(tmp_path, monkeypatch) -> None:
