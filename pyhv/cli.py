@@ -45,6 +45,7 @@ and looks things up (each has --help):
   pyhv cpuid dump.txt                   a CPUID dump in names and as flags
   pyhv audit trace.jsonl                what of it a guest used, why not more
   pyhv report trace.jsonl -o out.html   a trace as a page to look at
+  pyhv replay trace.jsonl               its guest again, on the bus of today
 
 On a terminal, Ctrl-A x quits. Not installed? Write python3 -m pyhv for pyhv."""
 
@@ -301,7 +302,7 @@ def _lookup(name: str) -> Callable[[list[str]], int]:
 
 
 #: the commands of pyhv/lookup, which only they import
-LOOKUP = ("explain", "caps", "doctor", "cpuid", "audit", "report", "completion")
+LOOKUP = ("explain", "caps", "doctor", "cpuid", "audit", "report", "replay", "completion")
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run_command,

@@ -134,8 +134,9 @@ GROUPS: dict[str, tuple[Option, ...]] = {
     ),
     "Watching": (
         Option("--trace", "CATEGORY,...", "show what the guest does: exits, msr, hypercall, synic, "
-               "stimer, vmbus, ring, console, machine, pio, mmio, all"),
-        Option("--trace-format", "text|jsonl|chrome", "default text; chrome is for Perfetto, too",
+               "stimer, vmbus, ring, console, machine, pio, mmio, all; bytes"),
+        Option("--trace-format", "text|jsonl|chrome|ladder",
+               "default text; chrome is for Perfetto, too; ladder shows VMBus alone",
                choices=("text", "jsonl", "chrome")),
         Option("--trace-file", "FILE", "where the trace goes; default: standard error"),
         Option("-gdb", "tcp::PORT|unix:PATH", "serve gdb there; tcp on this machine only"),

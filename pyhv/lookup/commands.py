@@ -146,13 +146,36 @@ REPORT = Command(
     (
         Switch(("-o", "--output"), "FILE", "where the page goes; default: standard output"),
         Switch(("--title",), "TEXT", "its title; default: the trace's name"),
+        Switch(("--ladder",), "FORM", "no page: the messages on VMBus, text or jsonl"),
     ),
     ((0, "the page is made"), (1, "it cannot be written"), (2, "no trace, or wrong options")),
     (
         "pyhv run --trace all --trace-format jsonl --trace-file t.jsonl",
         "pyhv report t.jsonl -o report.html",
+        "pyhv report t.jsonl --ladder text | less",
     ),
     most=1,
+)
+
+REPLAY = Command(
+    "replay",
+    "the guest of a trace against pyhv's VMBus of today, without KVM",
+    "[TRACE|-] [IMAGE ...]",
+    (
+        "Plays the guest's messages and ring packets of a trace against the bus and its devices, "
+        "and compares what these say with what they said then; each difference is named.",
+        "The trace, as it is or packed by gzip, is what pyhv run --trace vmbus,ring,bytes,machine "
+        "--trace-format jsonl --trace-file FILE writes. IMAGEs are what its disks were before, in "
+        "the order of the LUNs; they are not written to. Without them disks are empty, and what "
+        "was read of them is not compared.",
+    ),
+    (JSON,),
+    ((0, "no difference"), (1, "differences"), (2, "no such trace, or no such image")),
+    (
+        "pyhv replay t.jsonl",
+        "pyhv replay t.jsonl.gz disk-as-it-was.img",
+    ),
+    most=65,
 )
 
 COMPLETION = Command(
@@ -168,7 +191,7 @@ COMPLETION = Command(
 
 COMMANDS: dict[str, Command] = {
     command.name: command
-    for command in (EXPLAIN, CAPS, DOCTOR, CPUID, AUDIT, REPORT, COMPLETION)
+    for command in (EXPLAIN, CAPS, DOCTOR, CPUID, AUDIT, REPORT, REPLAY, COMPLETION)
 }
 
 #: commands whose module has another name

@@ -12,6 +12,7 @@ from .arguments import help_text, parse
 from .text import printable
 
 LINE_LIMIT = 1 << 16  # characters; what is longer is no event
+WHOLE = 1 << 23  # with the bytes of the packets and of memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,10 +51,16 @@ def main(arguments: list[str]) -> tuple[str, int]:
     if "h" in parsed:
         return help_text(command), 0
     name = parsed.words[0] if parsed.words else "-"
+    if "ladder" in parsed.values:
+        return _written(_ladder(name, parsed.values["ladder"]), parsed.values.get("o"), "lines")
     story = read(name)
     title = parsed.values.get("title") or ("a trace" if name == "-" else os.path.basename(name))
     text = document(story, title)
-    out = parsed.values.get("o")
+    return _written(text, parsed.values.get("o"), "events", story.events)
+
+
+def _written(text: str, out: str | None, what: str, count: int | None = None) -> tuple[str, int]:
+    """Return what to print: *text*, or where it is now."""
     if out is None:
         return text, 0
     try:
@@ -61,4 +68,28 @@ def main(arguments: list[str]) -> tuple[str, int]:
             file.write(text)
     except OSError as error:
         raise HostError(f"-o {printable(out)}: {error.strerror}") from error
-    return f"{story.events} events, {len(text) >> 10} KiB in {printable(out)}", 0
+    count = text.count("\n") + 1 if count is None else count
+    return f"{count} {what}, {len(text) >> 10} KiB in {printable(out)}", 0
+
+
+def _ladder(name: str, form: str) -> str:
+    """Return the ladder of the trace in the file *name*.
+
+    :raises ConfigError: another form, no such file, nothing of VMBus in it.
+    """
+    from ..trace.ladder import FORMS, HEAD, of_lines
+
+    if form not in FORMS:
+        raise ConfigError(f"--ladder {printable(form)}: pyhv has {', '.join(FORMS)}")
+    shown = "standard input" if name == "-" else name
+    try:
+        with open(0 if name == "-" else name, encoding="utf-8", errors="replace") as file:
+            lines = [FORMS[form](rung) for rung in of_lines(iter(lambda: file.readline(WHOLE), ""))]
+    except OSError as error:
+        raise ConfigError(f"{printable(shown)}: {error.strerror}") from error
+    if not lines:
+        raise ConfigError(
+            f"{printable(shown)}: nothing of VMBus in it; --ladder takes what pyhv run --trace "
+            "vmbus,ring --trace-format jsonl --trace-file FILE writes"
+        )
+    return "\n".join(([HEAD] if form == "text" else []) + lines)

@@ -176,7 +176,8 @@ class Story:
             self.lost += 1
             return
         ring = name.startswith(("VM_PKT_", "packet "))
-        hidden = {"from", "to", "relid", "class", "transaction"} if ring else {"from", "to"}
+        hidden = {"from", "to", "data", "before", "after"}
+        hidden |= {"relid", "class", "transaction"} if ring else set()
         shown = {key: value for key, value in fields.items() if key not in hidden}
         text = fields_text(shown)
         if result not in (None, "HV_STATUS_SUCCESS"):

@@ -16,6 +16,7 @@ CATEGORIES = {
     "stimer": "synthetic timers that are armed and expire (in_user)",
     "vmbus": "channel messages, both ways",
     "ring": "packets in the rings of VMBus channels, both ways, as pyhv takes and sends them",
+    "bytes": "of vmbus and ring the bytes, and guest memory, for pyhv replay; not part of all",
     "console": "lines that the guest writes to its console",
     "machine": "what the machine is, once a life: CPUID, memory map; and how it ends",
 }
@@ -46,7 +47,7 @@ def categories(text: str) -> frozenset[str]:
     """
     wanted = [word.strip() for word in text.split(",") if word.strip()]
     if "all" in wanted:
-        return frozenset(CATEGORIES)
+        return frozenset(CATEGORIES) - {"bytes"} | ({"bytes"} & set(wanted))
     for word in wanted:
         if word not in CATEGORIES:
             raise ConfigError(f"--trace {word}: pyhv has {', '.join(CATEGORIES)} and all")

@@ -29,6 +29,11 @@ class HostTracer:
 
     def __init__(self, wanted: frozenset[str], emit: Emit) -> None:
         self.wanted, self.emit = wanted, emit
+        self.contents = None
+        if "bytes" in wanted:
+            from . import contents
+
+            self.contents = contents
 
     def install(self, board: Board) -> None:
         """Wrap; before the board's vCPUs start."""
@@ -61,6 +66,8 @@ class HostTracer:
             "memory": given.memory_bytes, "cpu": machine.guest_cpuid.spec.text,
             "boots": given.kernel or (given.drives[0].path if given.drives else "-"),
         }  # fmt: skip
+        if self.contents is not None:
+            fields |= self.contents.of_board(board)
         emit(Event(now(), -1, "machine", "board", fields))
         for entry in e820.build(machine.memory):
             kind = "RAM" if entry.kind == e820.RAM else "reserved"
@@ -73,7 +80,7 @@ class HostTracer:
 
     def _synic(self, board: Board) -> None:
         """Wrap the driver's SynicPort; VMBus and in_user's core call it by name."""
-        emit, wanted, driver = self.emit, self.wanted, board.driver
+        emit, wanted, driver, contents = self.emit, self.wanted, board.driver, self.contents
         post, raise_sint, signaller = (
             driver.post_message, driver.raise_sint, driver.event_signaller
         )  # fmt: skip
@@ -82,6 +89,8 @@ class HostTracer:
             fields: dict[str, object]
             if message_type == tlfs.HVMSG_VMBUS and "vmbus" in wanted:
                 name, fields = names.channel_message(payload)
+                if contents is not None:
+                    fields |= contents.of_message(payload)
                 emit(Event(now(), -1, "vmbus", name, {"to": "guest"} | fields))
             elif "synic" in wanted:
                 kind = names.MESSAGE_TYPES.get(message_type, hex(message_type))
@@ -120,11 +129,13 @@ class HostTracer:
             driver.interrupt = traced_interrupt
 
     def _from_guest(self, handler: Callable[[int, bytes], int]) -> Callable[[int, bytes], int]:
-        emit = self.emit
+        emit, contents = self.emit, self.contents
 
         def traced(message_type: int, payload: bytes) -> int:
             begin = now()
             name, fields = names.channel_message(payload)
+            if contents is not None:
+                fields |= contents.of_message(payload)
             status = handler(message_type, payload)
             fields = {"from": "guest"} | fields
             emit(Event(begin, -1, "vmbus", name, fields, names.status(status), now() - begin))
@@ -135,7 +146,7 @@ class HostTracer:
     def _channel(self, channel: Channel) -> None:
         """Wrap both ways of a channel's rings."""
         emit, serve, send = self.emit, channel.packet, channel.send
-        guid, relid = channel.device.class_guid, channel.relid
+        guid, relid, contents = channel.device.class_guid, channel.relid, self.contents
 
         def packet(
             channel: Channel, kind: int, flags: int, transaction: int,
@@ -143,14 +154,21 @@ class HostTracer:
         ) -> None:  # fmt: skip
             begin = now()
             name, fields = packets.packet(guid, kind, transaction, batch[body:end])
+            after = None
+            if contents is not None:
+                after = contents.of_guest(channel, kind, batch, start, body, end)
             try:
                 serve(channel, kind, flags, transaction, batch, start, body, end)
             finally:
+                if after is not None:
+                    fields |= after()
                 fields = {"from": "guest", "relid": relid} | fields
                 emit(Event(begin, -1, "ring", name, fields, None, now() - begin))
 
         def traced_send(data: bytes) -> bool:
             name, fields = packets.sent(guid, data)
+            if contents is not None:
+                fields |= contents.of_host(channel, data)
             done: bool = send(data)
             fields = {"to": "guest", "relid": relid} | fields
             emit(Event(now(), -1, "ring", name, fields, None if done else "dropped"))

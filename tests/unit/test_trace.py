@@ -232,7 +232,8 @@ def test_nothing_wanted_nothing_touched(board: FakeBoard) -> None:
 def test_categories() -> None:
     assert categories("msr, pio") == {"msr", "pio"}
     assert categories("exits") == EXIT_CATEGORIES
-    assert categories("all") == set(CATEGORIES)
+    assert categories("all") == set(CATEGORIES) - {"bytes"}
+    assert categories("all,bytes") == set(CATEGORIES)
     for bad in ("", "msr,irq"):
         with pytest.raises(ConfigError):
             categories(bad)

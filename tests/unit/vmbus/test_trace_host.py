@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pathlib
+import struct
 import types
+import zlib
 
 import pytest
 import stor_sim
 from bus_helpers import sector
-from guest_sim import Guest
+from guest_sim import Guest, packet
 
 from pyhv.disk import Disk
 from pyhv.stop import Stop
@@ -56,6 +58,39 @@ def test_ring_packets_of_storage(storage: Guest) -> None:
         "message=EXECUTE_SRB, cdb=READ_10, lba=3, blocks=1, bytes=0x40)",
     ]
     assert events[1].duration_ns >= 0 > events[0].duration_ns
+
+
+def test_bytes_of_packets_and_memory(storage: Guest) -> None:
+    """What a device reads before it is served, a sum of what it writes after, each packet whole."""
+    events: list[Event] = []
+    Tracer(frozenset(("ring", "bytes")), events.append).install(board(vmbus=storage.server))
+    stor = stor_sim.start(storage)
+    events.clear()
+    stor.run(stor_sim.cdb_10(0x28, 3, 1), 512)
+    answer, request = events
+    at = stor.buffer[0] * 4096
+    assert request.fields["after"] == zlib.crc32(sector(3))
+    assert "before" not in request.fields
+    assert len(bytes.fromhex(answer.fields["data"])) == 80
+    assert len(bytes.fromhex(request.fields["data"])) == 16 + 8 + 8 + 8 + 64
+    events.clear()
+    stor.run(stor_sim.cdb_10(0x2A, 3, 1), data=b"new".ljust(512, b"\0"))
+    assert events[-1].fields["before"] == [[at, 512, b"new".hex()]]
+    assert "after" not in events[-1].fields
+
+
+@pytest.mark.parametrize("direction", [0, 1, 2])
+@pytest.mark.parametrize("count", [0, 1, 2, 0xFFFFFFFF])
+@pytest.mark.parametrize("page", [0, 1 << 60, 3])
+def test_bytes_of_any_page_list(storage: Guest, direction: int, count: int, page: int) -> None:
+    """A list that does not add up is shown as far as it does; the bus says what was wrong."""
+    events: list[Event] = []
+    Tracer(frozenset(("ring", "bytes")), events.append).install(board(vmbus=storage.server))
+    stor = stor_sim.start(storage)
+    ranges = struct.pack("<IIIIQ", 0, count, 0xFFFFFFF0, 4095, page)
+    body = stor_sim.srb(stor_sim.cdb_10(0x28, 3, 1), 512, direction)
+    stor.channel.send(packet(9, body, extra=ranges))
+    assert events[-1].fields["message"] == "EXECUTE_SRB"
 
 
 def test_untraced_channels_are_plain(storage: Guest) -> None:
