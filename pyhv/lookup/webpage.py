@@ -11,8 +11,7 @@ from . import commands
 from .arguments import help_text, parse
 from .text import printable
 
-LINE_LIMIT = 1 << 16  # characters; what is longer is no event
-WHOLE = 1 << 23  # with the bytes of the packets and of memory
+LINE_LIMIT = 1 << 23  # characters, with the bytes of packets and of memory; longer is no event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def _ladder(name: str, form: str) -> str:
     shown = "standard input" if name == "-" else name
     try:
         with open(0 if name == "-" else name, encoding="utf-8", errors="replace") as file:
-            lines = [FORMS[form](rung) for rung in of_lines(iter(lambda: file.readline(WHOLE), ""))]
+            lines = [FORMS[form](rung) for rung in of_lines(_lines(file))]
     except OSError as error:
         raise ConfigError(f"{printable(shown)}: {error.strerror}") from error
     if not lines:

@@ -128,6 +128,8 @@ MESSAGE_FIELDS: dict[int, dict[str, tuple[int, str]]] = {
     protocol.CHANNELMSG_VERSION_RESPONSE: {"supported": (8, "<B"), "state": (9, "<B")},
     protocol.CHANNELMSG_MODIFYCHANNEL: _RELID | {"target_vp": (12, "<I")},
     protocol.CHANNELMSG_MODIFYCHANNEL_RESPONSE: _RELID | {"status": (12, "<I")},
+    protocol.CHANNELMSG_TL_CONNECT_REQUEST: {"port": (24, "<I")},
+    protocol.CHANNELMSG_TL_CONNECT_RESULT: {"port": (24, "<I"), "status": (40, "<I")},
 }  # fmt: skip
 VERSION_NAMES = {value: name for name, value in protocol.VERSIONS.items()}
 CLASS_NAMES = {

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from ..vmbus import netvsc_protocol, protocol, scsi, storvsc
+from ..vmbus import (
+    balloon,
+    keyboard,
+    mouse,
+    netvsc_protocol,
+    protocol,
+    scsi,
+    storvsc,
+    video,
+)
 from . import names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
     from .names import Fields
 
@@ -31,7 +41,9 @@ NVSP = {
     for name, value in vars(netvsc_protocol).items()
     if name.startswith("NVSP_MSG") and "_TYPE_" in name
 }
-ICMSG = {0: "NEGOTIATE", 1: "HEARTBEAT", 2: "KVPEXCHANGE", 3: "SHUTDOWN", 4: "TIMESYNC", 5: "VSS"}
+ICMSG = {0: "NEGOTIATE", 1: "HEARTBEAT", 2: "KVPEXCHANGE", 3: "SHUTDOWN", 4: "TIMESYNC", 5: "VSS",
+         7: "FCOPY"}  # fmt: skip
+PIPE = 8  # vmpipe_proto_header: kind, bytes
 IC_TYPE_AT = 12  # behind vmbuspipe_hdr and the frame's version
 CDB_AT = 28
 
@@ -66,6 +78,19 @@ def _component(data: bytes) -> Fields:
     return {"message": f"ICMSGTYPE_{ICMSG[kind]}" if kind in ICMSG else f"icmsg {kind}"}
 
 
+def _numbered(module: ModuleType, prefix: str, at: int, size: int) -> Callable[[bytes], Fields]:
+    """Return a decoder of packets whose message is a number of *size* bytes at *at*."""
+    known = {value: name for name, value in vars(module).items() if name.startswith(prefix)}
+
+    def decode(data: bytes) -> Fields:
+        if len(data) < at + size:
+            return {}
+        number = int.from_bytes(data[at : at + size], "little")
+        return {"message": known.get(number, f"message {number}")}
+
+    return decode
+
+
 #: what a packet of a class says; of other classes only type and size are shown
 DECODERS: dict[str, Callable[[bytes], Fields]] = {
     protocol.GUID_SCSI: _scsi,
@@ -73,6 +98,13 @@ DECODERS: dict[str, Callable[[bytes], Fields]] = {
     protocol.GUID_HEARTBEAT: _component,
     protocol.GUID_SHUTDOWN: _component,
     protocol.GUID_TIMESYNC: _component,
+    protocol.GUID_KVP: _component,
+    protocol.GUID_VSS: _component,
+    protocol.GUID_FCOPY: _component,
+    protocol.GUID_KEYBOARD: _numbered(keyboard, "SYNTH_KBD_", 0, 4),
+    protocol.GUID_MOUSE: _numbered(mouse, "SYNTH_HID_", PIPE, 4),
+    protocol.GUID_VIDEO: _numbered(video, "SYNTHVID_", PIPE, 4),
+    protocol.GUID_DYNMEM: _numbered(balloon, "DM_", 0, 2),
 }
 
 
