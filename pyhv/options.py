@@ -137,7 +137,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                "stimer, vmbus, ring, console, machine, pio, mmio, all; bytes"),
         Option("--trace-format", "text|jsonl|chrome|ladder",
                "default text; chrome is for Perfetto, too; ladder shows VMBus alone",
-               choices=("text", "jsonl", "chrome")),
+               choices=("text", "jsonl", "chrome", "ladder")),
         Option("--trace-file", "FILE", "where the trace goes; default: standard error"),
         Option("-gdb", "tcp::PORT|unix:PATH", "serve gdb there; tcp on this machine only"),
         Option("-s", "", "the same as -gdb tcp::1234"),

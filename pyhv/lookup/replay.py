@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> tuple[str, int]:
         raise ConfigError(f"{shown}: {error.strerror or error}") from error
     except ConfigError as error:
         raise ConfigError(f"{shown}: {error}") from error
-    text = _json(result) if "json" in parsed else _text(result, bool(images))
+    text = _json(result) if "json" in parsed else _text(result)
     return text, 1 if result.count else 0
 
 
@@ -52,13 +52,13 @@ def _lines(name: str) -> Iterator[str]:
             yield line.decode(errors="replace")
 
 
-def _text(result: Result, images: bool) -> str:
+def _text(result: Result) -> str:
     lines = [printable(str(one)) for one in result.differences[:SHOWN]]
     if result.count > SHOWN:
         lines.append(f"and {result.count - SHOWN} more")
     for name, count in sorted(result.left_out.items()):
         lines.append(f"left out: {count} packets of {printable(name)}, which cannot be made again")
-    if not images:
+    if result.empty_disks:
         lines.append("disks are empty, and what READ brings is not compared: name their images")
     lines.append(
         f"{result.messages} messages and {result.packets} packets of the guest played, "

@@ -49,6 +49,7 @@ class Result(Record):
     count: int
     differences: list[Difference]
     left_out: dict[str, int]
+    empty_disks: int
 
 
 def play(
@@ -75,7 +76,7 @@ def play(
     compared = player.comparison
     return Result(
         player.lives, player.messages, player.packets, compared.compared, compared.count,
-        compared.differences, player.left_out,
+        compared.differences, player.left_out, player.empty_disks,
     )  # fmt: skip
 
 
@@ -104,7 +105,7 @@ class Player:
     def __init__(self, images: list[str], own: list[Device]) -> None:
         self._images, self._own = images, own
         self.comparison = Comparison()
-        self.lives = self.messages = self.packets = 0
+        self.lives = self.messages = self.packets = self.empty_disks = 0
         self.left_out: dict[str, int] = {}
         self._asked: tuple[int, bytes] | None = None  # REQUESTOFFERS, until the offers are known
         self.memory: GuestMemory | None = None
@@ -129,6 +130,7 @@ class Player:
         )
         tracer = HostTracer(frozenset(("ring", "bytes")), self._packet_now)
         self.server.new_channel.append(tracer._channel)
+        self.empty_disks = max(0, len(board.get("disks", ())) - len(self._images))
         self._workshop = Workshop(board, self.events, self._images, self._own)
 
     def end(self) -> None:

@@ -9,6 +9,7 @@ import random
 
 import pytest
 
+from pyhv import options
 from pyhv.errors import ConfigError
 from pyhv.lookup import webpage
 from pyhv.trace.event import Event
@@ -73,6 +74,11 @@ def test_live(tmp_path: pathlib.Path) -> None:
     writer.close()
     os.close(fd)
     assert dashes(path.read_text()) == dashes(HEAD + "\n" + LADDER)
+
+
+def test_the_option() -> None:
+    parsed = options.parse(["--trace", "vmbus", "--trace-format", "ladder"])
+    assert parsed.get("trace-format") == "ladder"
 
 
 def test_a_long_trace_is_sorted_as_it_goes() -> None:

@@ -47,7 +47,7 @@ def completed(*words: str) -> list[str]:
         (("pyhv", "run", "-cpu", "host,kvm", "=", "of"), ["off"]),
         (("pyhv", "run", "-cpu", "host,kvm", "="), ["on", "off"]),
         (("pyhv", "explain", "--hv", "=", "win"), ["windows"]),
-        (("pyhv", "run", "--trace-format", ""), ["text", "jsonl", "chrome"]),
+        (("pyhv", "run", "--trace-format", ""), ["text", "jsonl", "chrome", "ladder"]),
         (("pyhv", "run", "-M", "pc-q35-6"), [f"pc-q35-6.{n}" for n in range(3)]),
         (("pyhv", "completion", "f"), ["fish"]),
     ],
