@@ -8,7 +8,8 @@ It starts the nested host by itself (tests/host/nested --icount), where a nanose
 instruction, so a loaded machine makes it slow but not wrong. Guest asleep: CPU time of the whole
 process for 1000 ticks less that for 500. Guest computing: a second less what the guest's loop
 had of it; the kernel's share is in that too. How late a tick is, the guest tells, by the
-reference TSC page.
+reference TSC page. A tick is lost if the next was due before it could be sent
+(docs/deviations.md); a one-shot timer, which the guest sets again itself, has none to lose.
 The exit status is 1 if a target was missed or a tick was lost.
 """
 
@@ -34,6 +35,7 @@ PERIOD = 10_000  # 100 ns: 1 kHz
 TICKS, WARM_UP = 1000, 100
 TARGET = 2.0
 DRIVERS = ("kernel", "user")
+LOST = ("lost asleep", "lost busy")
 MODES = ("periodic, by message", "periodic, direct", "one-shot, direct")
 ONE_SHOT = 2
 #: the guest of these modes knows when a tick was due
@@ -74,30 +76,33 @@ def measure(driver: str, path: str, mode: int) -> dict[str, float]:
         "busy": used / (TICKS - WARM_UP - 1) / 1000,
         "median": statistics.median(whole.late_us),
         "most": max(whole.late_us),
-        "lost": whole.lost + busy.lost,
+        "lost asleep": half.lost + whole.lost,
+        "lost busy": busy.lost,
     }
 
 
 def inside(path: str) -> int:
     """Measure in the nested host and print."""
     print(f"| {TICKS} ticks of 1 ms | driver | kI a tick, guest asleep | kI, guest computing "
-          "| late, us, median | late, us, most | lost |")  # fmt: skip
-    print("|---|---|---:|---:|---:|---:|---:|")
+          "| late, us, median | late, us, most | lost of 1500 | computing, of 1000 |")  # fmt: skip
+    print("|---|---|---:|---:|---:|---:|---:|---:|")
     good = True
     # All modules are imported then, and all code is in the page cache: where an idle CPU's time is
     # skipped, a read from the shared files costs many ticks.
     for driver in DRIVERS:
         for mode in range(len(MODES)):
-            Run(driver, path, mode, WARM_UP + 1, False)
+            for spin in (False, True):
+                Run(driver, path, mode, WARM_UP + 1, spin)
     for mode, name in enumerate(MODES):
         seen = {driver: measure(driver, path, mode) for driver in DRIVERS}
         for driver, row in seen.items():
             timed = [f"{row[key]:.1f}" if mode in TIMED else "" for key in ("median", "most")]
-            cells = [f"{row['asleep']:.2f}", f"{row['busy']:.2f}", *timed, f"{row['lost']:.0f}"]
+            lost = [f"{row[key]:.0f}" if mode != ONE_SHOT else "" for key in LOST]
+            cells = [f"{row['asleep']:.2f}", f"{row['busy']:.2f}", *timed, *lost]
             print(f"| {name} | in_{driver} |", " | ".join(cells), "|", flush=True)
         times = [seen["user"][key] / seen["kernel"][key] for key in ("asleep", "busy")]
-        good &= max(times) <= TARGET and not any(row["lost"] for row in seen.values())
-        print(f"| | ratio | {times[0]:.2f} | {times[1]:.2f} | | | |", flush=True)
+        good &= max(times) <= TARGET and not any(row[key] for row in seen.values() for key in LOST)
+        print(f"| | ratio | {times[0]:.2f} | {times[1]:.2f} | | | | |", flush=True)
     print(f"target: at most {TARGET:g} x in_kernel, no tick lost: {'met' if good else 'missed'}")
     return 0 if good else 1
 
