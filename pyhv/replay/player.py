@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 WINDOW = 4096  # events that are sorted by time: a packet's comes after its answers'
 PAGE = 4096
+MOST_MEMORY, MOST_CPUS = 1 << 42, 4096
 HOW = "pyhv run --trace vmbus,ring,bytes,machine --trace-format jsonl --trace-file FILE"
 
 
@@ -86,8 +87,13 @@ def ordered(lines: Iterable[str]) -> Iterator[tuple[int, str, str, dict[str, Any
     for count, line in enumerate(lines):
         try:
             event = json.loads(line)
+            fields = dict(event["fields"])
             row = (int(event["time_ns"]), count, str(event["category"]), str(event["name"]),
-                   dict(event["fields"]), event.get("result"))  # fmt: skip
+                   fields, event.get("result"))  # fmt: skip
+            bytes.fromhex(fields.get("data", ""))
+            hash((fields.get("relid"), fields.get("transaction"), fields.get("cdb")))
+            for at, size, text in fields.get("before", ()):
+                range(at, size, len(bytes.fromhex(text)) or 1)
         except (ValueError, RecursionError, TypeError, KeyError, OverflowError, AttributeError):
             continue
         heappush(heap, row)
@@ -123,6 +129,8 @@ class Player:
         except (KeyError, TypeError, ValueError):
             raise ConfigError(f"its machine is without bytes; a trace is made by {HOW}") from None
         self.lives += 1
+        if not 0 < size <= MOST_MEMORY or not 0 < cpus <= MOST_CPUS:
+            raise ConfigError(f"its machine has {size} bytes and {cpus} CPUs")
         self.memory, self.events = GuestMemory(size), TraceEvents()
         self.synic = TraceSynic(self.events)
         self.server = VmbusServer(

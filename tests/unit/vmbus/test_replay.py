@@ -186,6 +186,14 @@ def test_lines_of_nonsense(storage) -> None:
     with pytest.raises(ConfigError, match="its machine is without bytes"):
         play(['{"time_ns": 1, "category": "machine", "name": "board", "fields": {}}'])
     assert play(["", "[]", *storage.lines]).differences == []
+    for fields in ({"data": "xy"}, {"data": 7}, {"relid": []}, {"before": 3}, {"before": [[1]]},
+                   {"before": [["a", 1, ""]]}):  # fmt: skip
+        bad = {"time_ns": 5000, "category": "ring", "name": "x", "fields": fields}
+        assert play([*storage.lines, json.dumps(bad)]).differences == []
+    for size in (0, -1, 1 << 62, "x"):
+        storage.events[0]["fields"]["memory"] = size
+        with pytest.raises(ConfigError, match="its machine"):
+            play(storage.lines)
 
 
 def test_the_command(storage, tmp_path) -> None:
