@@ -6,6 +6,7 @@ from ..record import Record
 from ..trace.writers import value_text
 from ..vmbus import netvsc_protocol as n
 from ..vmbus import protocol as p
+from ..vmbus.storvsc import SRB_SUCCESS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ class Comparison:
         """Compare what is there, and forget it: a life of the machine is over."""
         for stream in [*self._then, *(one for one in self._now if one not in self._then)]:
             then, now = self._then.get(stream, []), self._now.get(stream, [])
-            for old, new in zip(then, now, strict=False):
+            for at, (old, new) in enumerate(zip(then, now, strict=False)):
+                if self._failed(stream, at):
+                    continue
                 self.compared += 1
                 for what in differences(old, new):
                     self.differ(old.time_ns, f"{old.title}: {what}")
@@ -87,6 +90,14 @@ class Comparison:
         self._then.clear()
         self._now.clear()
         self.differences.sort()
+
+
+    def _failed(self, stream: object, at: int) -> bool:
+        """Tell whether this is what a failed request left in memory: what lay there before."""
+        if not isinstance(stream, tuple) or stream[1] != "after":
+            return False
+        done = self._then.get((stream[0], "completion", stream[2]), [])
+        return at < len(done) and done[at].fields.get("srb_status", SRB_SUCCESS) != SRB_SUCCESS
 
 
 def differences(then: Said, now: Said) -> list[str]:

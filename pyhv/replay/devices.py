@@ -30,6 +30,21 @@ class Mute(Device):
         """Say nothing."""
 
 
+class RecordedDisk(Disk):
+    """A disk that is as it was told to the guest; its flushes are done at once."""
+
+    was_volatile = True
+
+    @property
+    def volatile(self) -> bool:
+        """Whether the guest was told of a write cache."""
+        return self.was_volatile
+
+    def flush_soon(self, told: Callable[[OSError | None], None]) -> None:
+        """Nothing is lost here."""
+        told(None)
+
+
 class Workshop:
     """Makes devices; :meth:`close` closes their disks.
 
@@ -78,22 +93,22 @@ class Workshop:
             disks[int(row["lun"])] = self._disk(row)
         return Scsi(dict(disks))
 
-    def _disk(self, row: dict[str, Any]) -> Disk:
+    def _disk(self, row: dict[str, Any]) -> RecordedDisk:
         order = len(self._disks)
         if order < len(self._images):
-            disk = Disk(self._images[order], snapshot=True, sector_size=int(row["sector"]))
+            disk = RecordedDisk(self._images[order], snapshot=True, sector_size=int(row["sector"]))
         else:
             fd = os.memfd_create("replay", os.MFD_CLOEXEC)
             try:
                 os.ftruncate(fd, min(int(row["bytes"]), MOST_DISK))
-                disk = Disk(f"/proc/self/fd/{fd}", sector_size=int(row["sector"]))
+                disk = RecordedDisk(f"/proc/self/fd/{fd}", sector_size=int(row["sector"]))
             finally:
                 os.close(fd)
         self._disks.append(disk)
         disk.readonly, disk.cache = bool(row["readonly"]), str(row["cache"])
         disk.writethrough = disk.cache == "writethrough"
         disk._identity = bytes.fromhex(row["identity"])
-        disk.flush_soon = lambda told: told(None)  # type: ignore[method-assign]
+        disk.was_volatile = bool(row.get("volatile", not disk.readonly and disk.cache != "unsafe"))
         return disk
 
     def net(self, number: int) -> Device | None:

@@ -47,10 +47,10 @@ class TraceEvents:
         self._count += 1
         heappush(self._timers, (self.now_ns + seconds * 1e9, self._count, function))
 
-    def advance(self, time_ns: int) -> None:
-        """Let it be *time_ns*, and do what was due until then."""
+    def advance(self, time_ns: int, early_ns: int = 0) -> None:
+        """Let it be *time_ns*, and do what was due until then, or is in the next *early_ns*."""
         self.now_ns = max(self.now_ns, time_ns)
-        while self._timers and self._timers[0][0] <= self.now_ns:
+        while self._timers and self._timers[0][0] <= self.now_ns + early_ns:
             heappop(self._timers)[2]()
             self.run()
 

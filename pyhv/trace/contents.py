@@ -86,7 +86,8 @@ def of_board(board: Board) -> Fields:
         "max_version": board.vmbus.max_version if board.vmbus is not None else 0,
         "disks": [
             {"lun": lun, "bytes": disk.size_bytes, "sector": disk.sector_size,
-             "readonly": disk.readonly, "cache": disk.cache, "identity": disk.identity.hex()}
+             "readonly": disk.readonly, "cache": disk.cache, "volatile": disk.volatile,
+             "identity": disk.identity.hex()}
             for lun, disk in luns.items() if disk is not None
         ],
         "nics": [
