@@ -1,0 +1,81 @@
+"""A Debian guest's drivers leave and come back: modules out and in, unbind and bind.
+
+The disk and the network work again each time, and the VM is the same one: nothing was reset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import shutil
+
+import pytest
+from conftest import BOOT_S, COMMAND_S, drivers, image
+from test_network import SCRIPT
+
+pytestmark = [pytest.mark.boot, pytest.mark.kvm]
+PAIRS = [(suite, hyperv) for suite in ("trixie", "bookworm") for hyperv in drivers()]
+CONTENT = b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(65536))  # 2 MiB
+DRIVERS = (("hv_storvsc", "/sys/block/sd*"), ("hv_netvsc", "/sys/class/net/eth0"))
+DISK = "for n in $(busybox seq 50); do d=$(ls /sys/block | grep ^sd) && break; sleep 0.2; done"
+
+
+def prompt(guest) -> None:
+    guest.console.expect("PYHV-USERSPACE", timeout=BOOT_S)
+    guest.console.expect("# ", timeout=COMMAND_S)
+    guest.console.send("stty -echo; PS1=; dmesg -n 1; echo =$((6*7))=\n")
+    guest.console.expect("=42=", timeout=COMMAND_S)
+
+
+def has_disk(guest, disk: pathlib.Path, mark: str) -> None:
+    """The guest reads what the file has, and the file gets what the guest writes."""
+    wanted = hashlib.md5(disk.read_bytes()).hexdigest()
+    assert wanted in guest.run(f"{DISK}; md5sum /dev/$d")
+    guest.run(f"echo {mark} | dd of=/dev/$d conv=fsync 2>/dev/null")
+    assert disk.read_bytes().startswith(f"{mark}\n".encode())
+
+
+def has_network(guest) -> None:
+    guest.run(SCRIPT.strip())
+    assert "LEASE 10.0.2.15" in guest.run("udhcpc -i eth0 -s /lease -q -n 2>/dev/null")
+
+
+def start(boot, suite: str, hyperv: str, initrd: str, disk: pathlib.Path) -> object:
+    if shutil.which("passt") is None:
+        pytest.fail("the program passt is missing: apt-get install passt (tests/run does)")
+    disk.write_bytes(CONTENT)
+    guest = boot(
+        kernel=image("kernel", suite)[0], initrd=initrd, append="console=ttyS0 quiet",
+        memory="512M", smp=2, hyperv=hyperv, drives=[str(disk)], nics=["user"],
+    )  # fmt: skip
+    prompt(guest)
+    has_disk(guest, disk, "first")
+    has_network(guest)
+    return guest
+
+
+def end(guest, board: object) -> None:
+    assert guest.vm.board is board, "nothing was reset"
+    assert board.vmbus.violation_count == 0, list(board.vmbus.violations)
+    guest.console.send("poweroff -f\n")
+    assert guest.vm.wait(timeout=COMMAND_S).kind == "poweroff"
+
+
+@pytest.mark.parametrize(("suite", "hyperv"), PAIRS)
+def test_drivers_leave(boot, tmp_path: pathlib.Path, suite: str, hyperv: str) -> None:
+    """Their modules out of the kernel and in again; then taken from the devices and given back."""
+    disk = tmp_path / "disk.img"
+    guest = start(boot, suite, hyperv, image("initramfs", suite)[0], disk)
+    board = guest.vm.board
+    for module, there in DRIVERS:
+        assert "gone" in guest.run(f"busybox rmmod {module}; ls -d {there} 2>&- || echo gone")
+        guest.run(f"insmod /modules/{module}.ko; sleep 1")
+    has_disk(guest, disk, "module")
+    has_network(guest)
+    for driver, there in DRIVERS:
+        guest.run(f"cd /sys/bus/vmbus/drivers/{driver}; n=$(ls | grep -- -.*-)")
+        assert "gone" in guest.run(f"echo $n > unbind; ls -d {there} 2>&- || echo gone")
+        guest.run("echo $n > bind; cd /; sleep 1")
+    has_disk(guest, disk, "bind")
+    has_network(guest)
+    end(guest, board)
