@@ -10,7 +10,6 @@ from os import fspath
 
 from .errors import ConfigError
 from .record import Record
-from .vmbus.protocol import VERSIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,8 +149,12 @@ def checked(config: MachineConfig) -> MachineConfig:
 
         if len(config.nics) > MAX_NICS:
             raise ConfigError(f"{len(config.nics)} network cards: pyhv has at most {MAX_NICS}")
-    if config.vmbus_version is not None and config.vmbus_version not in VERSIONS:
-        raise ConfigError(f"VMBus version {config.vmbus_version}: pyhv has {', '.join(VERSIONS)}")
+    if config.vmbus_version is not None:
+        from .vmbus.protocol import VERSIONS
+
+        if config.vmbus_version not in VERSIONS:
+            known = ", ".join(VERSIONS)
+            raise ConfigError(f"VMBus version {config.vmbus_version}: pyhv has {known}")
     if config.time_limit is not None and not config.time_limit > 0:
         raise ConfigError(f"time limit {config.time_limit}: more than 0 seconds")
     return config

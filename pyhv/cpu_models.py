@@ -6,17 +6,17 @@ Sources: qemu target/i386/cpu.c (models, x86_cpu_filter_features), target/i386/k
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
-
 from .cpu_features import EAX, EBX, ECX, EDX, Place, places
 from .cpu_options import CpuSpec
 from .errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
     from .cpu_named import Model
 
-Table = MutableMapping[tuple[int, int], list[int]]  # (leaf, index) -> [eax, ebx, ecx, edx]
+    Table = MutableMapping[tuple[int, int], list[int]]  # (leaf, index) -> [eax, ebx, ecx, edx]
 
 #: what KVM or we give any guest, whatever the host's CPU has
 EMULATED = frozenset({"hypervisor", "x2apic", "tsc-deadline", "arat"})
@@ -71,8 +71,8 @@ def _model_id(table: Table, text: str) -> None:
 def host_model_id() -> str:
     """Return the brand string of this computer's CPU; KVM does not hand it over."""
     try:
-        with open(CPUINFO, encoding="ascii", errors="replace") as file:
-            text = file.read(2048)
+        with open(CPUINFO, "rb") as file:
+            text = file.read(2048).decode("ascii", "replace")
     except OSError:
         return ""
     for line in text.splitlines():

@@ -6,12 +6,14 @@ Sources: Intel SDM, CPUID leaves 1, 4, 0BH; AMD APM 3, appendix E; qemu cpu_x86_
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
-
 from .config import Smp
 from .errors import ConfigError
 
-Table = MutableMapping[tuple[int, int], list[int]]  # (leaf, index) -> [eax, ebx, ecx, edx]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    Table = MutableMapping[tuple[int, int], list[int]]  # (leaf, index) -> [eax, ebx, ecx, edx]
 
 HTT = 1 << 28  # 1:EDX, more than one logical processor in the package
 CMP_LEGACY = 1 << 1  # 80000001:ECX, the same for AMD

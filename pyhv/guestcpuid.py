@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from . import cpu_models, cpu_topology
 from .config import Smp
 from .cpu_options import DEFAULT_CPU, parse_cpu
@@ -14,6 +12,10 @@ from .hyperv.cpuid import features, leaves
 from .hyperv.flags import LEAF_FEATURES
 from .kvm.cpuid import Cpuid
 from .kvm.uapi import KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FREE_PAGES = "--free-page-reporting"
 SMT_CONTROL = "/sys/devices/system/cpu/smt/control"

@@ -12,28 +12,19 @@ import sys
 import threading
 
 from . import loading, runloop
-from .ballooning import Ballooning
 from .board import Board
-from .commands import Commands
 from .control import PATIENCE_S, Control
-from .daemons import Daemons
-from .drives import Drives
 from .endings import Endings
 from .errors import ConfigError, HostError, PyhvError
 from .events import EventLoop
-from .faulting import Faulting
-from .inspection import Inspection
 from .kvm.cpuid import Cpuid
 from .kvm.system import Kvm
 from .memory import GuestMemory
-from .offering import Offering
-from .restoring import Restoring
-from .seat import Seat
-from .streams import Streams
+from .parts import Parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .boot.entry import EntryState
     from .config import MachineConfig
@@ -41,14 +32,12 @@ if TYPE_CHECKING:
     from .devices.cmos import Cmos
     from .snapshot import Snapshot
     from .stop import Stop
+    from .vmbus.device import Device
 
 RTC_IRQ = 8
 
 
-class Machine(
-    Ballooning, Commands, Daemons, Drives, Endings, Faulting, Inspection, Offering, Restoring, Seat,
-    Streams,
-):  # fmt: skip
+class Machine(Endings, Parts):
     """A virtual machine.
 
     :param config: a MachineConfig, or None and its fields as keywords
@@ -83,6 +72,8 @@ class Machine(
         self.console = console
         self.luns: dict = {}  # see Drives
         self.plugged = False
+        self.sockets = None  # see Streams
+        self.own_devices: Sequence[Device] = ()  # see Offering
         self.nics: list = []  # (backend, MAC) of each network card
         self.notice: Callable[[str], None] | None = None  # told what goes wrong while it runs
         self.bios = None
@@ -106,7 +97,8 @@ class Machine(
         self._closed = False
         try:
             self._choose_driver()
-            self._open_drives()
+            if self.config.drives:
+                self._open_drives()
             self.memory = GuestMemory(
                 self.config.memory_bytes, self.config.max_memory_bytes or 0
             )
@@ -199,7 +191,8 @@ class Machine(
         if self._stopping is not None:
             self._finish()
             return
-        self.renew_shells()
+        if self.config.agent:
+            self.renew_shells()
         self.board = Board(self)
         self.board.start()
         self.control.notify("RESET", guest=self._guest_asked)
@@ -304,8 +297,9 @@ class Machine(
 
     def _clear_up(self) -> None:
         """Close what a machine that stopped needs no more: the board, if still there, and disks."""
-        for disk in self.disks:
-            disk.close()
+        for disk in self.luns.values():
+            if disk is not None:
+                disk.close()
         if self.board is not None:
             self.board.halt()
             self._bury()

@@ -47,9 +47,8 @@ HINTS = (
 
 
 def _module(kind: Kind) -> ModuleType:
-    import importlib
-
-    return importlib.import_module(f".{kind.module}", __package__)
+    # what importlib.import_module does, without importlib and warnings, which it imports
+    return __import__(f"{__package__}.{kind.module}", fromlist=("matches",))
 
 
 def _kind(image: Image) -> Kind:

@@ -6,11 +6,13 @@ Sources: qemu target/i386/kvm/kvm.c, kvm_hyperv_expand_features, hyperv_enabled.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-
 from ..errors import ConfigError
 from ..record import Record
 from .flags import ALIASES, FLAGS, LEAF_HINTS, ROWS, SPINLOCKS_NEVER, Flag, Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 REGISTERS = ("eax", "ebx", "ecx", "edx")
 Leaf = tuple[int, int, int, int]  # eax ebx ecx edx

@@ -6,17 +6,17 @@ what KVM hands on to user space is answered as QEMU does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ..errors import BadGpa, HypercallError, UndefinedOpcode
 from ..record import Record
-from . import extended, tlb
 from . import features as f
+from . import tlb
 from . import tlfs as t
 from .privileges import Features, Gate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .partition import Partition
 
 #: Before the guest identified itself KVM takes the instruction for one of its own hypercalls, which
@@ -97,14 +97,18 @@ def _unknown(call: Call) -> int:
 def _query_capabilities(call: Call) -> int:
     if not call.partition.features.free_pages:
         return _unknown(call)
-    return extended.query_capabilities(call.partition.world.memory, call.in2)
+    from .extended import query_capabilities
+
+    return query_capabilities(call.partition.world.memory, call.in2)
 
 
 def _memory_heat_hint(call: Call) -> int:
     if not call.partition.features.free_pages:
         return _unknown(call)
+    from .extended import memory_heat_hint
+
     memory, reps = call.partition.world.memory, call.input.rep_count
-    return extended.memory_heat_hint(memory, call.in1, reps)
+    return memory_heat_hint(memory, call.in1, reps)
 
 
 def _shows(**bits: int) -> Callable[[Features], bool]:

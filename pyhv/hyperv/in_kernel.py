@@ -15,7 +15,6 @@ from ..errors import BadGpa, HostError, KvmError
 from ..kvm import uapi
 from . import features as f
 from .connections import Connections
-from .extended import memory_heat_hint, query_capabilities
 from .overlay import Overlays
 from .syndbg import HV_SYNDBG_STATUS_INVALID
 from .synic import fill_slot
@@ -194,8 +193,12 @@ class InKernel:
             return self.connections.signal_value(parameter)
         # of the extended calls KVM refuses the fast form by itself
         if code == HV_EXT_CALL_QUERY_CAPABILITIES and self._free_pages:
+            from .extended import query_capabilities
+
             return query_capabilities(self.memory, output)
         if code == HV_EXT_CALL_MEMORY_HEAT_HINT and self._free_pages:
+            from .extended import memory_heat_hint
+
             reps = control >> HV_HYPERCALL_REP_COMP_OFFSET & HV_HYPERCALL_REP_MASK
             return memory_heat_hint(self.memory, parameter, reps)
         return HV_STATUS_INVALID_HYPERCALL_CODE

@@ -6,8 +6,6 @@ number that is not here is #GP: GUEST_IDLE, the time-unhalted timer, the nested 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ..record import Record
 from . import features as f
 from . import tlfs as t
@@ -15,11 +13,13 @@ from .privileges import Features, Gate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .vp import Vp
 
-Read = Callable[[], int]
-Write = Callable[[int], None]
-Table = dict[int, tuple[Read | None, Write | None]]
+    Read = Callable[[], int]
+    Write = Callable[[int], None]
+    Table = dict[int, tuple[Read | None, Write | None]]
 
 PARTITION, VP = "partition", "vp"
 APIC_FREQUENCY_HZ = 1_000_000_000  # KVM's APIC bus: 1 ns per cycle

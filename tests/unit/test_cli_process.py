@@ -7,8 +7,12 @@ import pathlib
 import subprocess
 import sys
 
-from pyhv import cli
+import pytest
 
+from pyhv import cli
+from pyhv.parts import PARTS
+
+EXIT_33 = bytes.fromhex("b010 e6f4 f4")  # mov al, 16; out 0xf4, al; hlt
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -74,6 +78,38 @@ def test_run_needs_none_of_the_look_up_commands():
     loaded = modules_after("import pyhv.cli, pyhv.options, pyhv.machine, pyhv.running, pyhv.report")
     assert "pyhv.machine" in loaded
     assert not {name for name in loaded if name.startswith("pyhv.lookup")}
+
+
+#: what a machine that only boots does not load, in either driver; a new part of Machine is a row
+#: of pyhv/parts.py
+ON_FIRST_USE = {
+    "collections.abc", "encodings.ascii", "importlib", "warnings",
+    "pyhv.hyperv.extended", "pyhv.services", "pyhv.snapshot", "pyhv.vmbus.protocol",
+    *(f"pyhv.{home.partition('.')[0]}" for home in PARTS),
+}  # fmt: skip
+
+
+def test_import_pyhv_loads_nothing_else_of_it():
+    loaded = modules_after("import pyhv")
+    assert {name for name in loaded if name.startswith("pyhv")} == {"pyhv"}
+
+
+def test_a_machine_that_only_boots_loads_none_of_its_parts():
+    ours = "guestcpuid, pyhv.hyperv.in_user, pyhv.hyperv.in_kernel, pyhv.boot.acpi, pyhv.machine"
+    loaded = modules_after(f"import pyhv.cli, pyhv.options, pyhv.running, pyhv.report, pyhv.{ours}")
+    assert "pyhv.parts" in loaded
+    assert not loaded & ON_FIRST_USE
+
+
+@pytest.mark.kvm
+def test_nor_does_one_that_boots(tmp_path):
+    guest = tmp_path / "guest.bin"
+    guest.write_bytes(EXIT_33.ljust(510, b"\0") + b"\x55\xaa")
+    code = "import pyhv.cli; status = pyhv.cli.main(['run', '-m', '32M', '-cpu', "
+    code += f"'host,hv_time', '-kernel', {str(guest)!r}]); print(status)"
+    loaded = modules_after(code)
+    assert "33" in loaded
+    assert not loaded & ON_FIRST_USE
 
 
 def test_help_needs_no_options_table():

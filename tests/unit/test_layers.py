@@ -23,7 +23,7 @@ ROWS = {
     "hyperv": 2, "devices": 2, "boot": 2,
     "vmbus": 3,
     "hyperv.in_kernel": 4, "hyperv.in_user": 4, "hyperv.in_user_apic": 4,
-    "machine": 5, "control": 5, "services": 5, "offers": 5, "inspection": 5,
+    "machine": 5, "control": 5, "services": 5, "offers": 5, "inspection": 5, "parts": 5,
     "daemons": 5, "kvp": 5, "ballooning": 5,
     "agent": 5, "commands": 5, "vsock": 5, "streams": 5, "serialpair": 5,
     "endings": 5, "loading": 5, "boardstate": 5, "restoring": 5, "snapshot": 5,
