@@ -51,7 +51,7 @@ def pointed(guest: Guest) -> list[tuple[int, int, int]]:
 
 @pytest.mark.parametrize(
     ("suite", "hyperv"),
-    [("trixie", hyperv) for hyperv in drivers()] + [("bookworm", drivers()[0])],
+    [(suite, hyperv) for suite in ("trixie", "bookworm") for hyperv in drivers()],
 )
 def test_keyboard_screen_and_mouse(boot, tmp_path, suite: str, hyperv: str) -> None:
     guest = start(boot, suite, hyperv)
