@@ -10,7 +10,8 @@ process for 1000 ticks less that for 500. Guest computing: a second less what th
 had of it; the kernel's share is in that too. How late a tick is, the guest tells, by the
 reference TSC page. A tick is lost if the next was due before it could be sent
 (docs/deviations.md); a one-shot timer, which the guest sets again itself, has none to lose.
-The exit status is 1 if a target was missed or a tick was lost.
+While the guest computes it has the nested host's one CPU, which pyhv's threads and that kernel
+want, too: what it loses then is told, and is no verdict. Exit status 1: a target was missed.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def inside(path: str) -> int:
     print(f"| {TICKS} ticks of 1 ms | driver | kI a tick, guest asleep | kI, guest computing "
           "| late, us, median | late, us, most | lost of 1500 | computing, of 1000 |")  # fmt: skip
     print("|---|---|---:|---:|---:|---:|---:|---:|")
-    good = True
+    cheap = whole = True
     # All modules are imported then, and all code is in the page cache: where an idle CPU's time is
     # skipped, a read from the shared files costs many ticks.
     for driver in DRIVERS:
@@ -101,10 +102,12 @@ def inside(path: str) -> int:
             cells = [f"{row['asleep']:.2f}", f"{row['busy']:.2f}", *timed, *lost]
             print(f"| {name} | in_{driver} |", " | ".join(cells), "|", flush=True)
         times = [seen["user"][key] / seen["kernel"][key] for key in ("asleep", "busy")]
-        good &= max(times) <= TARGET and not any(row[key] for row in seen.values() for key in LOST)
+        cheap &= max(times) <= TARGET
+        whole &= not any(row["lost asleep"] for row in seen.values())
         print(f"| | ratio | {times[0]:.2f} | {times[1]:.2f} | | | | |", flush=True)
-    print(f"target: at most {TARGET:g} x in_kernel, no tick lost: {'met' if good else 'missed'}")
-    return 0 if good else 1
+    print(f"target: at most {TARGET:g} x in_kernel: {'met' if cheap else 'missed'}")
+    print(f"target: no tick lost of an idle host's: {'met' if whole else 'missed'}")
+    return 0 if cheap and whole else 1
 
 
 def main(argv: list[str]) -> int:
