@@ -200,7 +200,9 @@ class Disk:
 
     def write_image(self, offset: int, views: Buffers) -> None:
         """Write *views* to the image file itself, which has no snapshot over it."""
-        transfer(os.pwritev, self._fd, offset, views)
+        # as in read_image; a short write is written again
+        if len(views) != 1 or os.pwritev(self._fd, views, offset) != len(views[0]):
+            transfer(os.pwritev, self._fd, offset, views)
 
     def flush(self) -> None:
         """Return when all that was written is on the medium.
