@@ -50,8 +50,8 @@ def test_other_keys_are_unknown_and_not_sent(key, name):
 
 
 def take_terminal() -> None:
-    # who runs the tests in the background has these ignored, and a child inherits that
-    for number in (signal.SIGINT, signal.SIGQUIT):
+    # who runs the tests in the background or by nohup has these ignored, and a child inherits it
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
