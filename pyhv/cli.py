@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .console import Console
     from .machine import Machine
     from .options import Parsed
+    from .snapshot import Snapshot
 
 #: options for which watching.py is imported
 WATCHING = ("trace", "trace-file", "top", "audit", "gdb", "s", "S", "qmp")
@@ -159,7 +160,14 @@ def run_command(arguments: list[str]) -> int:
 
             _print(listings.LISTS[key]())
             return Exit.POWER_OFF
-    config = options.config_of(parsed, demo_disk)
+    snapshot = None
+    if "restore" in parsed:
+        from . import savedrun
+
+        snapshot = savedrun.load(parsed)
+        config = snapshot.config
+    else:
+        config = options.config_of(parsed, demo_disk)
     kind, path = options.serial(parsed.get("serial") or "stdio")
     from .console import Console
 
@@ -167,8 +175,10 @@ def run_command(arguments: list[str]) -> int:
     console = Console(output)
     gc.disable()  # the modules to come are no garbage: it would look through them again and again
     try:
-        return _run(config, console, kind, parsed)
+        return _run(config, console, kind, parsed, snapshot)
     finally:
+        if snapshot is not None:
+            snapshot.close()
         gc.enable()
         console.close()
         if console.dropped:
@@ -193,7 +203,9 @@ def _serial_output(kind: str, path: str) -> int | None:
         raise HostError(f"-serial file:{path}: {error.strerror}") from error
 
 
-def _run(config: MachineConfig, console: Console, serial: str, parsed: Parsed) -> int:
+def _run(
+    config: MachineConfig, console: Console, serial: str, parsed: Parsed, snapshot: Snapshot | None
+) -> int:
     from .progress import Progress
 
     ports = []
@@ -201,15 +213,23 @@ def _run(config: MachineConfig, console: Console, serial: str, parsed: Parsed) -
         from .vsock.proxy import parse_ports
 
         ports = parse_ports(parsed.values["vsock"])
-    with Progress(f"loading {config.kernel or config.drives[0].path}"):
-        machine = make_machine(config, console)
+    with Progress(f"loading {parsed.get('restore') or config.kernel or config.drives[0].path}"):
+        if snapshot is None:
+            machine = make_machine(config, console)
+        else:
+            from . import savedrun
+
+            machine = savedrun.machine(snapshot, parsed, console)
     abandoned, watch = False, None
     try:
         for warning in machine.warnings:
             say(f"warning: {warning}")
         for note in machine.notes:
             say(note)
-        say(announcement(machine, config))
+        begin = "booting"
+        if snapshot is not None:
+            begin = f"from {parsed.get('restore')} of {savedrun.taken(snapshot)}:"
+        say(f"{begin} {announcement(machine, config)}")
         machine.notice = say
         if any(key in parsed for key in WATCHING):
             from .watching import Watch
@@ -226,7 +246,7 @@ def _run(config: MachineConfig, console: Console, serial: str, parsed: Parsed) -
         from .running import Session
 
         stdin = 0 if serial == "stdio" else None
-        stop = Session(machine, console, stdin, say, config.time_limit).run()
+        stop = Session(machine, console, stdin, say, machine.config.time_limit).run()
         abandoned = "abandoned" in stop.details
     finally:
         if not abandoned:
@@ -258,7 +278,7 @@ def say_end_of_line() -> None:
 
 
 def announcement(machine: Machine, config: MachineConfig) -> str:
-    """Return the line about what is booted, and who serves Hyper-V."""
+    """Return what is booted, and who serves Hyper-V."""
     if config.kernel is not None:
         what = f"the kernel {config.kernel}"
     else:
@@ -271,7 +291,7 @@ def announcement(machine: Machine, config: MachineConfig) -> str:
     who = {"none": "no Hyper-V"}.get(machine.driver_name, f"Hyper-V by {machine.driver_name}")
     cpus = config.smp.cpus
     size = config.memory_bytes >> 20
-    return f"booting {what}; {who}; {cpus} CPU{'s' if cpus > 1 else ''}, {size} MiB"
+    return f"{what}; {who}; {cpus} CPU{'s' if cpus > 1 else ''}, {size} MiB"
 
 
 def shell_command(arguments: list[str]) -> int:

@@ -53,6 +53,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("-initrd -i", "FILE", "initial ramdisk for -kernel"),
         Option("-append", "TEXT", "command line for -kernel, such as console=ttyS0"),
         Option("-bios --firmware", "FILE", "a firmware image instead of pyhv's own BIOS"),
+        Option("--restore", "FILE", "go on from a snapshot of Ctrl-A s, QMP or Snapshot.save(); "
+               "the machine is the snapshot's"),
     ),
     "The machine": (
         Option("-m --memory", "SIZE", "RAM: 512M, 2G, a plain number is MiB; default 256M. "
@@ -182,7 +184,7 @@ STATUSES = (
     (Exit.HV_CRASH, "the guest reported a crash through the Hyper-V crash registers"),
     (Exit.STUCK, "every CPU halted with interrupts off"),
     (Exit.TIME_LIMIT, "--time-limit ran out"),
-    (Exit.QUIT, "quit: Ctrl-A x, SIGINT, SIGTERM, SIGHUP"),
+    (Exit.QUIT, "quit: Ctrl-A x or z, SIGINT, SIGTERM, SIGHUP"),
 )
 
 _BY_NAME = {name.lstrip("-"): option for option in OPTIONS for name in option.names}

@@ -158,6 +158,10 @@ class Session:
         for command in commands:
             if command == "quit":
                 self._kill("quit", "quit by Ctrl-A x")
+            elif command in ("save", "save and quit"):
+                from .savedrun import by_key
+
+                by_key(self._machine, command != "save", self._say)
             else:
                 self._say(
                     keys_help() if command == "help" else f"Ctrl-A: {command}; Ctrl-A h helps"

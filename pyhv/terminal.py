@@ -12,6 +12,8 @@ PREFIX = 0x01  # Ctrl-A
 #: key behind Ctrl-A -> command, what the help says
 KEYS = {
     ord("x"): ("quit", "quit"),
+    ord("s"): ("save", "write a snapshot, and go on"),
+    ord("z"): ("save and quit", "write a snapshot, and quit"),
     ord("h"): ("help", "this help"),
     PREFIX: ("literal", "send Ctrl-A to the guest"),
 }

@@ -144,6 +144,16 @@ def _screendump(machine: Machine, arguments: Arguments) -> object:
     return {}
 
 
+def _save(machine: Machine, arguments: Arguments) -> object:
+    """The machine into a file of the host. Not QEMU's: its snapshot-save writes into a qcow2."""
+    path = arguments.get("filename")
+    if not isinstance(path, str) or not path:
+        raise QmpError("Parameter 'filename' is a string")
+    with machine.snapshot() as snapshot:
+        snapshot.save(path)
+    return {}
+
+
 def _version(machine: Machine, arguments: Arguments) -> object:
     return VERSION
 
@@ -173,6 +183,7 @@ COMMANDS: dict[str, Callable[[Machine, Arguments], object]] = {
     "query-cpu-model-expansion": _expansion,
     "screendump": _screendump,
     "send-key": send_key,
+    "x-snapshot-to-file": _save,
     "query-version": _version,
     "query-kvm": _kvm,
     "query-name": _name,
@@ -185,6 +196,7 @@ ARGUMENTS = {
     "query-cpu-model-expansion": {"type", "model"},
     "screendump": {"filename", "format"},
     "send-key": {"keys", "hold-time"},
+    "x-snapshot-to-file": {"filename"},
     "qmp_capabilities": {"enable"},
 }
 EVENTS = ("STOP", "RESUME", "RESET", "SHUTDOWN", "POWERDOWN", "GUEST_PANICKED")

@@ -52,8 +52,9 @@ EFFECTS = {
     "no-reboot": ("", {"no_reboot": True}),
     "time-limit": ("2.5", {"time_limit": 2.5}),
 }
-#: not part of the configuration; tested below, in test_trace.py and vsock/test_proxy.py
-ELSEWHERE = {"serial", "debug", "h", "version"} | {
+#: not part of the configuration; tested below, in test_trace.py, test_savedrun.py and
+#: vsock/test_proxy.py
+ELSEWHERE = {"serial", "debug", "h", "version", "restore"} | {
     "trace", "trace-format", "trace-file", "top", "audit", "gdb", "s", "S", "qmp", "vsock",
 }  # fmt: skip
 NEEDS = {"initrd": "-kernel k ", "append": "-kernel k "}

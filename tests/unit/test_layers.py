@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import pathlib
 import sys
 
@@ -36,7 +37,7 @@ ROWS = {
     "aio": 6,
     "": 6, "cli": 6, "__main__": 6, "options": 6, "terminal": 6, "progress": 6, "report": 6,
     "crashes": 6, "listings": 6,
-    "running": 6, "lookup": 6, "page": 6, "watching": 6,
+    "running": 6, "savedrun": 6, "lookup": 6, "page": 6, "watching": 6,
     "pytest_plugin": 6, "leftovers": 6, "shell": 6,
 }  # fmt: skip
 #: may be used by everybody: protocols without behaviour
@@ -133,3 +134,12 @@ def test_a_file_says_what_it_is_and_stays_small(name: str) -> None:
     text = MODULES[name].read_text()
     assert ast.get_docstring(ast.parse(text)), f"pyhv.{name} has no opening sentence"
     assert len(text.splitlines()) <= 400
+
+
+def test_setup_cfg_installs_every_package() -> None:
+    """What it leaves out is missing only where pyhv is installed."""
+    settings = configparser.ConfigParser()
+    settings.read(PACKAGE.parent / "setup.cfg")
+    listed = set(settings["options"]["packages"].split())
+    folders = {path.parent.relative_to(PACKAGE) for path in PACKAGE.rglob("__init__.py")}
+    assert listed - {"pyhv.firmware"} == {".".join(("pyhv", *one.parts)) for one in folders}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import pathlib
 import re
@@ -68,6 +69,13 @@ class FakeMachine:
         if self.ended:
             raise ConfigError("screen: the machine does not run")
         return FakePicture()
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[object]:
+        if self.ended:
+            raise ConfigError("snapshot: the machine has stopped")
+        save = lambda path: pathlib.Path(path).write_text("saved")  # noqa: E731
+        yield types.SimpleNamespace(save=save)
 
     def resume(self) -> None:
         self.paused = False
@@ -137,6 +145,18 @@ def test_screendump(path: str, machine: FakeMachine, tmp_path: pathlib.Path) -> 
     machine.ended = Stop("quit", 130, "", {})
     with pytest.raises(ExecuteError, match="the machine does not run"):
         execute(path, "screendump", {"filename": str(shot)})
+
+
+def test_snapshot(path: str, machine: FakeMachine, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "x.snap"
+    assert execute(path, "x-snapshot-to-file", {"filename": str(file)}) == {}
+    assert file.read_text() == "saved"
+    for bad in ({}, {"filename": 3}, {"filename": ""}):
+        with pytest.raises(ExecuteError, match="'filename' is a string"):
+            execute(path, "x-snapshot-to-file", bad)
+    machine.ended = Stop("quit", 130, "", {})
+    with pytest.raises(ExecuteError, match="snapshot: the machine has stopped"):
+        execute(path, "x-snapshot-to-file", {"filename": str(file)})
 
 
 def test_greeting_and_version(path: str) -> None:
