@@ -1,4 +1,4 @@
-"""The plugin under pytest-xdist: workers of this host, and one behind a socket."""
+"""The plugin under pytest-xdist: workers of this host, and two behind sockets."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ FAILS = """
 def test_it(vm):
     vm.start()
     assert False
+"""
+FOUR = """
+import pytest
+@pytest.mark.parametrize("number", range(4))
 """
 
 
@@ -102,18 +106,24 @@ def server(folder: pathlib.Path) -> Iterator[int]:
         process.communicate()
 
 
-def test_a_remote_worker(run, pytester: pytest.Pytester, tmp_path_factory) -> None:
-    """Its machine runs there; what it leaves is written here."""
-    there = tmp_path_factory.mktemp("remote") / "there"
-    with server(there) as port:
+def test_two_remote_workers(run, pytester: pytest.Pytester, tmp_path_factory) -> None:
+    """Their machines run there; what they leave is written here."""
+    theirs = [tmp_path_factory.mktemp("remote") / "there" for _ in range(2)]
+    with contextlib.ExitStack() as stack:
+        ports = [stack.enter_context(server(there)) for there in theirs]
+        places = zip(ports, theirs, strict=True)
+        workers = [f"--tx=socket=127.0.0.1:{port}//chdir={there}" for port, there in places]
         found = run(
-            FAILS, "-W", "ignore::DeprecationWarning", "-d",
-            "--tx", f"socket=127.0.0.1:{port}//chdir={there}", "--rsyncdir", str(pytester.path),
-            "--pyhv-artifacts=kept", "--pyhv-budget=1G",
-            str(pytester.path / "test_a_remote_worker.py"),
+            FAILS.replace("def test_it(vm)", FOUR + "def test_it(vm, number)"),
+            "-W", "ignore::DeprecationWarning", "-d", *workers,
+            "--rsyncdir", str(pytester.path), "--pyhv-artifacts=kept", "--pyhv-budget=1G",
+            str(pytester.path / "test_two_remote_workers.py"),
         )  # fmt: skip
-    found.assert_outcomes(failed=1)
-    (place,) = (pytester.path / "kept").iterdir()
-    assert (place / "console.log").read_bytes().startswith(b"hello from the guest")
-    assert (there / "closed").read_text() == "256\n"  # the machine was there
+    found.assert_outcomes(failed=4)
+    kept = list((pytester.path / "kept").iterdir())
+    assert len(kept) == 4
+    for place in kept:
+        assert (place / "console.log").read_bytes().startswith(b"hello from the guest")
+    for there in theirs:  # the machines were there
+        assert set((there / "closed").read_text().split()) == {"256"}
     assert not (pytester.path / "closed").exists()
