@@ -8,6 +8,8 @@
     debian_image.py initramfs SUITE    a small busybox initramfs with the Hyper-V modules
     debian_image.py services SUITE     the same, and in /usr/sbin Debian's Hyper-V daemons; what
                                        they need beside hv_utils lies in /later, not loaded
+    debian_image.py storage SUITE      the same without them, and with what disks and DVDs need:
+                                       sr_mod, isofs; mkfs.ext4, e2fsck, fstrim, blkdiscard, sfdisk
     debian_image.py screen SUITE       two lines: Debian's generic kernel, which has hyperv_drm, and
                                        such an initramfs for it, with a console on the screen
 
@@ -31,6 +33,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from types import ModuleType
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/host"))
@@ -38,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/host"))
 import debian  # noqa: E402
 import debian_screen  # noqa: E402
 import debian_services  # noqa: E402
+import debian_storage  # noqa: E402
 import initramfs as archive  # noqa: E402
 
 SUITES = ("trixie", "bookworm")
@@ -223,32 +227,34 @@ def vmlinux(suite: str) -> Path:
     return debian.once(f"vmlinux-{suite}-{debian.digest(image.name)}", build)
 
 
-def initramfs(suite: str) -> Path:
-    """Return the small initramfs with the Hyper-V modules."""
+def _small(kind: str, suite: str, modules: list[str], more: ModuleType | None = None) -> Path:
+    """Return the small initramfs *kind*, which loads *modules* and has the files() of *more*."""
     base = root(suite)
 
     def build(file: Path) -> None:
-        modules = archive.find_modules(base, GUEST_MODULES)
+        loaded = archive.find_modules(base, modules)
+        files = more.files(base, suite, loaded, file.parent / "scratch") if more else {}
         program = next((base.parent / "busybox").glob("**/bin/busybox"))
-        file.write_bytes(archive.build(program, GUEST_INIT, modules))
+        file.write_bytes(archive.build(program, GUEST_INIT, loaded, files))
 
-    recipe = debian.digest(GUEST_INIT, GUEST_MODULES, archive.LINKS, base.parent.name)
-    return debian.once(f"initramfs-{suite}-{recipe}", build)
+    recipe = debian.digest(GUEST_INIT, modules, *([more.RECIPE] if more else []), archive.LINKS,
+                           base.parent.name)  # fmt: skip
+    return debian.once(f"{kind}-{suite}-{recipe}", build)
+
+
+def initramfs(suite: str) -> Path:
+    """Return the small initramfs with the Hyper-V modules."""
+    return _small("initramfs", suite, GUEST_MODULES)
 
 
 def services(suite: str) -> Path:
     """Return the small initramfs with Debian's Hyper-V daemons."""
-    base = root(suite)
+    return _small("services", suite, GUEST_MODULES, debian_services)
 
-    def build(file: Path) -> None:
-        modules = archive.find_modules(base, GUEST_MODULES)
-        more = debian_services.files(base, suite, modules, file.parent / "sid")
-        program = next((base.parent / "busybox").glob("**/bin/busybox"))
-        file.write_bytes(archive.build(program, GUEST_INIT, modules, more))
 
-    recipe = debian.digest(GUEST_INIT, GUEST_MODULES, debian_services.RECIPE, archive.LINKS,
-                           base.parent.name)  # fmt: skip
-    return debian.once(f"services-{suite}-{recipe}", build)
+def storage(suite: str) -> Path:
+    """Return the small initramfs with modules and tools for disks and DVDs."""
+    return _small("storage", suite, [*GUEST_MODULES, *debian_storage.MODULES], debian_storage)
 
 
 def screen(suite: str) -> tuple[Path, Path]:
@@ -351,6 +357,7 @@ MAKERS = {
     "vmlinux": vmlinux,
     "initramfs": initramfs,
     "services": services,
+    "storage": storage,
     "decoders": decoders,
 }
 PAIRS = {"kernel": kernel, "screen": screen}
