@@ -17,11 +17,13 @@ HOST, ANY = 2, 0xFFFFFFFF  # VMADDR_CID_HOST, VMADDR_CID_ANY
 
 
 def build(
-    suite: str, path: pathlib.Path, program: str = "", its_libraries: tuple[str, ...] = ()
-) -> list[str]:
+    suite: str, path: pathlib.Path, program: str = "", its_libraries: tuple[str, ...] = (),
+    more: dict[str, pathlib.Path] | None = None,
+) -> list[str]:  # fmt: skip
     """Write the archive to *path*; return the commands that load what it brings.
 
     :param program: one more of Debian's, by its path without the first "/".
+    :param more: files of the host, by path in the guest.
     """
     kernel = pathlib.Path(image("kernel", suite)[0])
     root, base = kernel.parents[1], pathlib.Path(image("initramfs", suite)[0]).read_bytes()
@@ -31,6 +33,7 @@ def build(
     for name in {*LIBRARIES, *its_libraries}:
         files[f"lib/x86_64-linux-gnu/{name}"] = (folder / name).resolve()
     files[LOADER] = (folder / pathlib.Path(LOADER).name).resolve()
+    files |= more or {}
     folders = {str(parent) for name in files for parent in pathlib.Path(name).parents}
     parts = [archive._entry(name, 0o040755) for name in sorted(folders - {"."}) + ["more"]]
     parts += [archive._entry(name, 0o100755, file.read_bytes()) for name, file in files.items()]

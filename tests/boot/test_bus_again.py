@@ -1,4 +1,4 @@
-"""A Debian guest's drivers leave and come back: modules out and in, unbind and bind.
+"""A Debian guest leaves the bus and comes back: kexec, modules out and in, unbind and bind.
 
 The disk and the network work again each time, and the VM is the same one: nothing was reset.
 """
@@ -9,6 +9,7 @@ import hashlib
 import pathlib
 import shutil
 
+import perl_initrd
 import pytest
 from conftest import BOOT_S, COMMAND_S, drivers, image
 from test_network import SCRIPT
@@ -16,6 +17,13 @@ from test_network import SCRIPT
 pytestmark = [pytest.mark.boot, pytest.mark.kvm]
 PAIRS = [(suite, hyperv) for suite in ("trixie", "bookworm") for hyperv in drivers()]
 CONTENT = b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(65536))  # 2 MiB
+SECOND = "console=ttyS0 quiet pyhv.second"
+#: kexec_file_load, then reboot(LINUX_REBOOT_CMD_KEXEC); Debian's kexec-tools would do no more
+KEXEC = (
+    '/usr/bin/perl -e \'open(K,"</second/vmlinuz")||die;open(I,"</second/initrd")||die;'
+    f'$c="{SECOND}\\0";syscall(320,fileno(K),fileno(I),length($c),$c,0)==0||die "load: $!";'
+    'syscall(169,0xfee1dead,672274793,0x45584543,0);die "kexec: $!"\''
+)
 DRIVERS = (("hv_storvsc", "/sys/block/sd*"), ("hv_netvsc", "/sys/class/net/eth0"))
 DISK = "for n in $(busybox seq 50); do d=$(ls /sys/block | grep ^sd) && break; sleep 0.2; done"
 
@@ -59,6 +67,26 @@ def end(guest, board: object) -> None:
     assert board.vmbus.violation_count == 0, list(board.vmbus.violations)
     guest.console.send("poweroff -f\n")
     assert guest.vm.wait(timeout=COMMAND_S).kind == "poweroff"
+
+
+@pytest.mark.parametrize(("suite", "hyperv"), PAIRS)
+def test_kexec(boot, tmp_path: pathlib.Path, suite: str, hyperv: str) -> None:
+    """Another kernel on the same bus: the one before it said UNLOAD, this one makes contact."""
+    disk, initrd = tmp_path / "disk.img", tmp_path / "initrd"
+    perl_initrd.build(suite, initrd, more={
+        "second/vmlinuz": pathlib.Path(image("kernel", suite)[0]),
+        "second/initrd": pathlib.Path(image("initramfs", suite)[0]),
+    })  # fmt: skip
+    guest = start(boot, suite, hyperv, str(initrd), disk)
+    board = guest.vm.board
+    guest.run("ip link set eth0 down")
+    guest.console.send(f"{KEXEC}\n")
+    prompt(guest)
+    assert "pyhv.second" in guest.run("cat /proc/cmdline")
+    print(guest.run("dmesg | grep -iE 'vmbus|hv_|scsi|clocksource'"))
+    has_disk(guest, disk, "kexec")
+    has_network(guest)
+    end(guest, board)
 
 
 @pytest.mark.parametrize(("suite", "hyperv"), PAIRS)
