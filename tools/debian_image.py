@@ -23,6 +23,9 @@ speaks: "serial" (default), or "console", the BIOS's INT 10h.
 The initramfs prints PYHV-USERSPACE, then runs a shell on the console. With
 ``pyhv.run=COMMAND`` on the kernel command line, COMMAND in percent-encoding
 (urllib.parse.quote), it runs that, prints ``PYHV-DONE STATUS`` and powers off.
+``--module NAME`` (of Debian's kernel) or ``--module FILE.ko`` puts a module under
+test into it as /modules/NAME.ko: not loaded, unlike what it depends on. With a
+FILE the archive is not kept in the cache, so it needs -o.
 """
 
 import argparse
@@ -39,10 +42,13 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/host"))
 
 import debian  # noqa: E402
+import debian_grub  # noqa: E402
+import debian_module  # noqa: E402
 import debian_screen  # noqa: E402
 import debian_services  # noqa: E402
 import debian_storage  # noqa: E402
 import initramfs as archive  # noqa: E402
+from debian_grub import DISK_BYTES, GRUB_MODULES, PARTITION_LBA, SECTOR  # noqa: E402
 
 SUITES = ("trixie", "bookworm")
 PACKAGES = [
@@ -68,22 +74,6 @@ PACKAGES = [
 DECODERS = ["cpuid", "virt-what"]
 
 LABEL = "pyhv"
-SECTOR = 512
-PARTITION_LBA = 2048
-DISK_BYTES = 800 << 20
-GRUB_MODULES = [
-    "biosdisk",
-    "part_msdos",
-    "ext2",
-    "normal",
-    "linux",
-    "echo",
-    "serial",
-    "terminal",
-    "configfile",
-    "minicmd",
-    "test",
-]
 
 # Each costs seconds under emulation and does nothing for a guest of some minutes.
 MASKED = [
@@ -242,8 +232,12 @@ def _small(kind: str, suite: str, modules: list[str], more: ModuleType | None = 
     return debian.once(f"{kind}-{suite}-{recipe}", build)
 
 
-def initramfs(suite: str) -> Path:
-    """Return the small initramfs with the Hyper-V modules."""
+def initramfs(suite: str, modules: list[str] | tuple = (), output: Path | None = None) -> Path:
+    """Return the small initramfs with the Hyper-V modules, and *modules* to be tested."""
+    if modules:
+        return debian_module.initramfs(
+            root(suite), suite, GUEST_INIT, GUEST_MODULES, modules, output
+        )
     return _small("initramfs", suite, GUEST_MODULES)
 
 
@@ -271,34 +265,6 @@ def screen(suite: str) -> tuple[Path, Path]:
     return folder / "vmlinuz", folder / "initramfs"
 
 
-def _boot_sectors(base: Path, scratch: Path) -> bytes:
-    """Return GRUB for the sectors before the partition, as grub-bios-setup would write them."""
-    core_path = scratch / "core.img"
-    lib = base / "usr/lib/grub/i386-pc"
-    libraries = base / "usr/lib/x86_64-linux-gnu"
-    debian.run(
-        *(base / "lib64/ld-linux-x86-64.so.2", "--library-path", libraries),
-        *(base / "usr/bin/grub-mkimage", "-d", lib, "-O", "i386-pc"),
-        *("-p", "(hd0,msdos1)/boot/grub", "-o", core_path, *GRUB_MODULES),
-    )
-    boot = bytearray((lib / "boot.img").read_bytes())
-    core = bytearray(core_path.read_bytes())
-    core += bytes(-len(core) % SECTOR)
-    if len(core) > (PARTITION_LBA - 1) * SECTOR:
-        raise debian.SetupError("GRUB's core image does not fit before the partition")
-    struct.pack_into("<Q", boot, 0x5C, 1)  # LBA of core.img
-    boot[0x64] = 0xFF  # boot drive: the one in DL
-    boot[0x66:0x68] = b"\x90\x90"  # no jump over the check of DL
-    sectors = (DISK_BYTES // SECTOR) - PARTITION_LBA
-    entry = struct.pack("<B3xB3xII", 0x80, 0x83, PARTITION_LBA, sectors)
-    # boot.img has its floppy code where a hard disk has its partitions.
-    boot[0x1B8:0x1FE] = bytes(6) + entry + bytes(48)
-    boot[0x1FE:0x200] = b"\x55\xaa"
-    # diskboot.img's last block list: the rest of core.img follows it, to 0x8200
-    struct.pack_into("<QHH", core, 0x1F4, 2, len(core) // SECTOR - 1, 0x820)
-    return bytes(boot + core)
-
-
 def disk(suite: str, terminal: str = "serial") -> Path:
     """Return the bootable raw disk."""
     base = root(suite)
@@ -321,7 +287,7 @@ def disk(suite: str, terminal: str = "serial") -> Path:
         offset = PARTITION_LBA * SECTOR
         with open(file, "wb") as raw:
             raw.truncate(DISK_BYTES)
-            raw.write(_boot_sectors(base, file.parent))
+            raw.write(debian_grub.boot_sectors(base, file.parent))
         # The two features are too new for GRUB 2.06 or for bookworm's e2fsprogs.
         debian.run(
             *("mke2fs", "-q", "-t", "ext4", "-L", LABEL, "-d", base, "-m", "0"),
@@ -370,10 +336,16 @@ def main() -> int:
     parser.add_argument("what", choices=["disk", *PAIRS, *MAKERS])
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="a copy of your own")
+    parser.add_argument("--module", action="append", default=[], metavar="NAME|FILE.ko",
+                        help="initramfs: a module to be tested")  # fmt: skip
     parser.add_argument("--terminal", choices=sorted(TERMINALS), default="serial")
     options = parser.parse_args()
     if options.output and options.what in PAIRS:
         parser.error(f"-o: {options.what} is two files")
+    if options.module and options.what != "initramfs":
+        parser.error("--module: only an initramfs takes one")
+    if not options.output and any(module.endswith(".ko") for module in options.module):
+        parser.error("--module FILE.ko: needs -o, because it is not kept in the cache")
     try:
         if options.what in PAIRS:
             print(*PAIRS[options.what](options.suite), sep="\n")
@@ -381,8 +353,9 @@ def main() -> int:
         if options.what == "disk":
             path = disk(options.suite, options.terminal)
         else:
-            path = MAKERS[options.what](options.suite)
-        if options.output:
+            more = (options.module, options.output) if options.module else ()
+            path = MAKERS[options.what](options.suite, *more)
+        if options.output and path != options.output:
             debian.run("cp", "--sparse=always", "--reflink=auto", path, options.output)
             options.output.chmod(0o644)
             path = options.output

@@ -54,6 +54,12 @@ LINKS = [
 ]
 
 
+def depends(elf: bytes) -> list[str]:
+    """Return the names that .modinfo has: no need of depmod, which runs only at installation."""
+    found = re.search(rb"\0depends=([^\0]*)\0", elf)
+    return found[1].decode().split(",") if found and found[1] else []
+
+
 def find_modules(root: Path, names: list[str]) -> list[tuple[str, bytes]]:
     """Return (name, ELF) of the modules *names* of the kernel in *root*, dependencies first.
 
@@ -71,15 +77,34 @@ def find_modules(root: Path, names: list[str]) -> list[tuple[str, bytes]]:
         elf = files[name].read_bytes()
         if files[name].suffix == ".xz":
             elf = lzma.decompress(elf)
-        # .modinfo of each module: no need of depmod, which runs only at installation
-        depends = re.search(rb"\0depends=([^\0]*)\0", elf)
-        for other in depends[1].decode().split(",") if depends else []:
+        for other in depends(elf):
             add(other)
         order[name] = elf
 
     for name in names:
         add(name)
     return list(order.items())
+
+
+def under_test(root: Path, modules: list[str] | tuple) -> tuple[list[str], list[tuple[str, bytes]]]:
+    """Return what *modules*, names in *root*'s kernel or files, depend on, and (name, ELF) of each.
+
+    :raises OSError: a file that cannot be read. LookupError: the kernel has no such module.
+    """
+    needed: list[str] = []
+    tested = []
+    for module in modules:
+        if module.endswith(".ko"):
+            elf = Path(module).read_bytes()
+            needed += depends(elf)
+            tested.append((Path(module).stem, elf))
+            continue
+        found = find_modules(root, [module])
+        if not found:
+            raise LookupError(f"{module}: the kernel has none such")
+        needed += [name for name, _ in found[:-1]]
+        tested.append(found[-1])
+    return needed, tested
 
 
 def _entry(name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> bytes:
