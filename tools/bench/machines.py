@@ -40,12 +40,14 @@ class Setup:
             return [self.python, "-m", "pyhv", "run", *options]
         return [self.python, "-I", "-S", "-c", LAUNCH, ROOT, "run", *options]
 
-    def emulator(self, machine: str, cpu: str, memory_mb: int, *options: object) -> list[object]:
+    def emulator(
+        self, machine: str, cpu: str, memory_mb: int, *options: object, serial: str = "stdio"
+    ) -> list[object]:
         """Return the command for QEMU with KVM: *machine* is "microvm" or "pc"."""
         return [
             *self.qemu,
             *("-M", machine, "-accel", "kvm", "-cpu", cpu, "-m", memory_mb, "-no-reboot"),
-            *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"),
+            *("-nodefaults", "-no-user-config", "-display", "none", "-serial", serial),
             *("-device", "isa-debug-exit,iobase=0xf4,iosize=4", *options),
         ]
 

@@ -21,8 +21,8 @@ class Process:
 
     :param status: the exit status that means all went well.
 
-    ``guest_s``, after :meth:`finish`: how much of its CPU time was spent in guest code. The
-    kernel counts it by timer ticks: right to some of them, 4 ms each.
+    ``guest_s``, after :meth:`finish`: how much of its CPU time was spent in guest code, dead
+    children's too. The kernel counts it by timer ticks: right to some of them, 4 ms each.
     """
 
     guest_s = 0.0
@@ -60,8 +60,9 @@ class Process:
                 raise self._failed("time is up")
             time.sleep(0.01)
         fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        # proc(5): guest_time is field 43, the first behind the name is the third
-        self.guest_s = int(fields[43 - 3]) / os.sysconf("SC_CLK_TCK")
+        # proc(5): guest_time and cguest_time are fields 43 and 44, the first here is the third
+        ticks = int(fields[43 - 3]) + int(fields[44 - 3])
+        self.guest_s = ticks / os.sysconf("SC_CLK_TCK")
         _, status, usage = os.wait4(self.pid, 0)
         self._child.returncode = os.waitstatus_to_exitcode(status)
         if self._child.returncode != self.status:

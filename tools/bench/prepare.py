@@ -63,6 +63,19 @@ def prepare(folder: pathlib.Path, parts: list[str], interpreter: str = "") -> di
     }
 
 
+def linux() -> dict[str, object]:
+    """Return the fields of machines.Setup for Debian's kernel with the small initramfs alone."""
+    import debian_image
+    import emulator
+
+    files = {"kernel": debian_image.kernel(SUITE)[0], "initramfs": debian_image.initramfs(SUITE)}
+    return {
+        "python": python(),
+        "qemu": emulator.Files(SUITE).qemu,
+        "files": {name: str(path) for name, path in files.items()},
+    }
+
+
 def _debian(folder: pathlib.Path, parts: list[str]) -> dict[str, pathlib.Path]:
     import debian_image
     import initramfs

@@ -102,17 +102,22 @@ def render(results: list[Result]) -> str:
             result.row.title, result.row.unit, *cells, ratio(result.values, "qemu"),
             number(result.target), result.verdict,
         ])  # fmt: skip
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return aligned(lines, left=(0, 1, len(head) - 1))
+
+
+def aligned(lines: list[list[str]], left: tuple[int, ...]) -> str:
+    """Return *lines*, of which the first is the heading, as a table; columns *left* are words."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
     for index, line in enumerate(lines):
         cells = [
-            cell.ljust(width) if i in (0, 1, len(head) - 1) else cell.rjust(width)
+            cell.ljust(width) if i in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         text.append("| " + " | ".join(cells) + " |")
         if index == 0:
             rule = [
-                "-" * width if i in (0, 1, len(head) - 1) else "-" * (width - 1) + ":"
+                "-" * width if i in left else "-" * (width - 1) + ":"
                 for i, width in enumerate(widths)
             ]
             text.append("| " + " | ".join(rule) + " |")
