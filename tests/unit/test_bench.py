@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -74,7 +75,27 @@ def test_every_row_is_measured(row: table.Row) -> None:
     """Each key is in the source of the measurements, whole or as a prefix with an operation."""
     source = (ROOT / "tools/bench/measure.py").read_text()
     operations = {*measure.ALL_OPERATIONS, *(f"kernel_{name}" for name in measure.ALL_OPERATIONS)}
-    assert f'"{row.key}"' in source or row.key in operations
+    loads = {*measure.LOADS, *(f"{name}_exits" for name in measure.LOADS)}
+    assert f'"{row.key}"' in source or row.key in operations | loads
+
+
+def test_the_loads_have_their_rows() -> None:
+    assert not set(measure.LOADS) - set(table.BY_KEY)
+    assert all(f"{name} " in measure.disk_script() for name in measure.LOADS)
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_the_queue_reaches_every_block_and_says_what_failed(tmp_path: pathlib.Path) -> None:
+    program, disk = guests.compile_c(tmp_path, "queue", "-static"), tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    subprocess.run([program, disk, "w", "4096", "32", "37", "256"], check=True)
+    assert disk.read_bytes() == b"\x5a" * (1 << 20)
+    subprocess.run([program, disk, "r", "131072", "1", "1", "20"], check=True)
+    failed = subprocess.run(
+        [program, tmp_path, "r", "4096", "1", "1", "1"], capture_output=True, text=True
+    )
+    assert failed.returncode == 1
+    assert failed.stderr
 
 
 def line(*ticks: int) -> bytes:

@@ -102,12 +102,12 @@ def _link(folder: pathlib.Path, source: str, address: int, target: pathlib.Path)
     subprocess.run(["ld", *layout, "-o", target, thing], check=True)
 
 
-def compile_c_loop(folder: pathlib.Path) -> pathlib.Path:
-    """Build the C loop."""
-    made = folder / "cloop"
-    subprocess.run(
-        ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", made, HERE / "cloop.c"], check=True
-    )
+def compile_c(folder: pathlib.Path, name: str, *options: str) -> pathlib.Path:
+    """Build the C program *name*."""
+    made = folder / name
+    warnings = ("-Wall", "-Wextra", "-Werror")
+    source = HERE / f"{name}.c"
+    subprocess.run(["cc", "-O2", *warnings, *options, "-o", made, source], check=True)
     return made
 
 

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 from urllib.parse import quote
 
 from . import guests, meter
@@ -22,7 +23,7 @@ OUTPUT = SCRATCH / "output"
 MEGA, KILO = 1e6, 1e3
 STARTS = 3
 DISK_MB = 64
-DIRECT_READS, BUFFERED_MIB = 2000, 32
+QUIET = "2>/dev/null"
 USERSPACE, DONE = b"PYHV-USERSPACE", b"PYHV-DONE 0"
 
 
@@ -137,21 +138,51 @@ def grub(setup: Setup) -> Iterator[Value]:
         yield "grub_guest", column, (in_guest[1] - in_guest[0]) * KILO
 
 
-#: The guest sleeps after each mark, so that what the VMM has done until then is all counted.
-#: The kernel may print its command line, which has this: it must not look like a mark.
-DISK_SCRIPT = f"""
+class Load(NamedTuple):
+    """What the guest's disk is made to do; the row has its cost divided by *count*.
+
+    :param command: of the guest's shell, with the number of requests or blocks as ``$1``.
+    :param each: how many of these make one of *count*.
+    """
+
+    command: str
+    count: int
+    each: int = 1
+
+
+DIRECT = f"dd if=$d of=/dev/null bs=4k iflag=direct count=$1 {QUIET}"
+BUFFERED = f"echo 3 >/proc/sys/vm/drop_caches; dd if=$d of=/dev/null bs=4k count=$1 {QUIET}"
+#: by row; "_exits" behind it is the row with its user-space exits
+LOADS = {
+    "direct": Load(DIRECT, 2000),
+    "deep": Load("queue $d r 4096 32 37 $1", 2048),
+    "large_read": Load("queue $d r 131072 1 1 $1", 256),
+    "large_write": Load("queue $d w 131072 1 1 $1", 256),
+    "buffered": Load(BUFFERED, 32, 256),
+}
+
+
+def disk_script() -> str:
+    """Return the guest's part: for each load a warm-up, then the whole and a quarter of it.
+
+    The guest sleeps after each mark, so that what the VMM has done until then is all counted.
+    The kernel may print its command line, which has this: it must not look like a mark.
+    """
+    text = f"""set -e
 while ! test -b /dev/sda -o -b /dev/vda; do sleep 0.1; done
 d=/dev/sda; test -b $d || d=/dev/vda
-direct() {{ dd if=$d of=/dev/null bs=4k iflag=direct count=$1 2>/dev/null; }}
-buffered() {{ echo 3 >/proc/sys/vm/drop_caches; dd if=$d of=/dev/null bs=4k count=$1 2>/dev/null; }}
 mark() {{ sleep 0.2; echo MA''RK; sleep 0.3; }}
-direct 100; mark; direct {DIRECT_READS}; mark; direct {DIRECT_READS // 4}; mark; mark
-buffered 256; mark; buffered {BUFFERED_MIB * 256}; mark; buffered {BUFFERED_MIB * 256}; mark
+{"".join(f"{row}() {{ {load.command}; }}; " for row, load in LOADS.items())}
 """
+    for row, load in LOADS.items():
+        whole, quarter = load.count * load.each, load.count * load.each // 4
+        text += f"{row} {max(64, whole // 20)}; mark; {row} {whole}; mark; {row} {quarter}; "
+        text += "mark; mark\n"
+    return text
 
 
 def disk(setup: Setup) -> Iterator[Value]:
-    """Reads in the guest from a file on tmpfs; exits are counted in runs of their own."""
+    """Loads in the guest on a file on tmpfs; exits are counted in runs of their own."""
     image = SCRATCH / "disk.img"
     with open(image, "wb") as file:
         for block in range(DISK_MB):
@@ -167,7 +198,7 @@ def disk(setup: Setup) -> Iterator[Value]:
     ):
         more = [drive] if machine == "pyhv" else ["-drive", drive]
         process = meter.Process(
-            _linux(setup, machine, DISK_SCRIPT, "disk_initramfs", *more), OUTPUT
+            _linux(setup, machine, disk_script(), "disk_initramfs", *more), OUTPUT
         )
         marks = 0
 
@@ -178,18 +209,14 @@ def disk(setup: Setup) -> Iterator[Value]:
             time.sleep(0.1)
             return process.cpu_s()
 
-        before, after = cpu_at_mark(), cpu_at_mark()
-        yield "direct", column, (after - before) * MEGA / DIRECT_READS
-        with meter.UserExits() as counter:
-            cpu_at_mark()
-        with meter.UserExits() as nothing:  # the console's, of the mark itself
-            cpu_at_mark()
-        yield "direct_exits", column, (counter.count - nothing.count) / (DIRECT_READS // 4)
-        before, after = cpu_at_mark(), cpu_at_mark()
-        yield "buffered", column, (after - before) * MEGA / BUFFERED_MIB
-        with meter.UserExits() as counter:
-            cpu_at_mark()
-        yield "buffered_exits", column, (counter.count - nothing.count) / BUFFERED_MIB
+        for row, load in LOADS.items():
+            before, after = cpu_at_mark(), cpu_at_mark()
+            yield row, column, (after - before) * MEGA / load.count
+            with meter.UserExits() as counter:
+                cpu_at_mark()
+            with meter.UserExits() as nothing:  # the console's, of the mark itself
+                cpu_at_mark()
+            yield f"{row}_exits", column, (counter.count - nothing.count) / (load.count // 4)
         process.expect(DONE)
         process.finish()
     image.unlink()

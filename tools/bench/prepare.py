@@ -45,7 +45,7 @@ def prepare(folder: pathlib.Path, parts: list[str], interpreter: str = "") -> di
     """Make what *parts* need in *folder*; return the fields of machines.Setup."""
     import emulator
 
-    files = {"cloop": guests.compile_c_loop(folder)}
+    files = {"cloop": guests.compile_c(folder, "cloop")}
     for name, program in (
         ("c_program", guests.assemble(folder, measure.C_OPERATIONS)),
         ("all", guests.assemble(folder, measure.ALL_OPERATIONS)),
@@ -87,8 +87,9 @@ def _debian(folder: pathlib.Path, parts: list[str]) -> dict[str, pathlib.Path]:
         modules = initramfs.find_modules(base, [*debian_image.GUEST_MODULES, "virtio_blk"])
         busybox = next((base.parent / "busybox").glob("**/bin/busybox"))
         files["disk_initramfs"] = folder / "disk_initramfs"
+        programs = {"bin/queue": guests.compile_c(folder, "queue", "-static").read_bytes()}
         files["disk_initramfs"].write_bytes(
-            initramfs.build(busybox, debian_image.GUEST_INIT, modules)
+            initramfs.build(busybox, debian_image.GUEST_INIT, modules, programs)
         )
     if "grub" in parts:
         boot = folder / "grub-root/boot"

@@ -70,6 +70,12 @@ ROWS = (
     Row("grub_guest", "of that in guest code, by timer ticks", "MI"),
     Row("direct", "disk read, 4 KiB direct (pc, virtio-blk)", "kI", factor=1.0),
     Row("direct_exits", "user-space exits for it", "exits", limit=0.02),
+    Row("deep", "disk read, 4 KiB direct, 32 at a time", "kI", factor=1.5),
+    Row("deep_exits", "user-space exits for it", "exits"),
+    Row("large_read", "disk read, 128 KiB direct", "kI", factor=1.0),
+    Row("large_read_exits", "user-space exits for it", "exits"),
+    Row("large_write", "disk write, 128 KiB direct", "kI", factor=1.0),
+    Row("large_write_exits", "user-space exits for it", "exits"),
     Row("buffered", "disk read, buffered, per MiB", "kI", factor=1.0),
     Row("buffered_exits", "user-space exits for it", "exits"),
 )  # fmt: skip
