@@ -9,11 +9,14 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 
+import perl_initrd
 import pytest
 from conftest import BOOT_S, COMMAND_S, drivers, image
 from nameserver import NAME, NameServer
+from ssh_client import DROPBEAR, DROPBEAR_LIBRARIES, DROPBEAR_SETUP, ssh
 
 pytestmark = [pytest.mark.boot, pytest.mark.kvm]
 CONTENT = b"".join(hashlib.sha256(str(i).encode()).digest() for i in range(32768))  # 1 MiB
@@ -67,12 +70,21 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-def shell(boot, suite: str, *nics: str, hyperv: str = "auto", smp: int = 2) -> object:
-    """Boot the small initramfs to its shell, with the interface of the first card up."""
-    guest = boot(
-        kernel=image("kernel", suite)[0], initrd=image("initramfs", suite)[0],
-        append="console=ttyS0 quiet", memory="512M", smp=smp, hyperv=hyperv, nics=nics,
+def small(boot, suite: str, *nics: str, initrd: str = "", **options: object) -> object:
+    """Start the small initramfs, or *initrd*."""
+    return boot(
+        kernel=image("kernel", suite)[0], initrd=initrd or image("initramfs", suite)[0],
+        append="console=ttyS0 quiet", memory="512M", nics=nics, **options,
     )  # fmt: skip
+
+
+def shell(boot, suite: str, *nics: str, smp: int = 2, **options: object) -> object:
+    """Boot the small initramfs to its shell, with the interface of the first card up."""
+    return ready(small(boot, suite, *nics, smp=smp, **options))
+
+
+def ready(guest: object) -> object:
+    """Wait for the shell of the small initramfs."""
     guest.console.expect("PYHV-USERSPACE", timeout=BOOT_S)
     guest.console.expect("# ", timeout=COMMAND_S)
     guest.console.send("stty -echo; PS1=; dmesg -n 1; echo =$((6*7))=\n")
@@ -109,6 +121,87 @@ def test_user_mode(boot, passt, web, names, suite: str, hyperv: str) -> None:
     assert back == CONTENT[:100000]
     queues = guest.run("ls -d /sys/class/net/eth0/queues/rx-*").split()
     assert len(queues) >= 2, queues
+    assert guest.vm.board.vmbus.violation_count == 0
+    guest.console.send("poweroff -f\n")
+    assert guest.vm.wait(timeout=COMMAND_S).kind == "poweroff"
+
+
+@pytest.mark.parametrize(
+    ("suite", "hyperv"),
+    [(suite, hyperv) for suite in ("trixie", "bookworm") for hyperv in drivers()],
+)
+def test_ssh_through_a_forwarded_port(boot, passt, tmp_path, suite: str, hyperv: str) -> None:
+    port, initrd = free_port(), tmp_path / "initrd"
+    perl_initrd.build(suite, initrd, DROPBEAR, DROPBEAR_LIBRARIES)
+    guest = shell(
+        boot, suite, f"user,hostfwd=tcp:127.0.0.1:{port}-:22", initrd=str(initrd), hyperv=hyperv
+    )
+    assert "LEASE 10.0.2.15" in guest.run("udhcpc -i eth0 -s /lease -q -n 2>/dev/null")
+    guest.run(f"{DROPBEAR_SETUP}; /usr/sbin/dropbear -R -B")
+    command = "uname -s; cat /sys/class/net/eth0/device/class_id; md5sum"
+    answer = ssh(command, f"Port={port}", host="127.0.0.1", data=CONTENT).decode().split()
+    digest = hashlib.md5(CONTENT).hexdigest()
+    assert answer == ["Linux", "{f8615163-df3e-46c5-913f-f2d2f965ed0e}", digest, "-"]
+    assert guest.vm.board.vmbus.violation_count == 0
+
+
+@pytest.mark.parametrize("hyperv", drivers())
+def test_two_machines_on_a_socket(boot, tmp_path: pathlib.Path, hyperv: str) -> None:
+    """Two machines of one process, two Debians: the one is the other's network."""
+    nic = f"socket,path={tmp_path / 'cable'}"
+    guests = [small(boot, suite, nic, hyperv=hyperv) for suite in ("trixie", "bookworm")]
+    first, second = [ready(guest) for guest in guests]
+    first.run("ip addr add 192.168.9.1/24 dev eth0")
+    second.run("ip addr add 192.168.9.2/24 dev eth0")
+    assert " 3 packets received" in second.run("ping -c 3 192.168.9.1")
+    for sender, receiver, address in ((second, first, "9.2"), (first, second, "9.1")):
+        sender.run("dd if=/dev/urandom of=/data bs=64k count=16 2>/dev/null")
+        sender.run("(nc -l -p 7 < /data &)")  # its end is not for the interactive shell
+        sender.run("sleep 1")
+        got = receiver.run(f"nc 192.168.{address} 7 | md5sum")
+        assert got == sender.run("md5sum < /data")
+    assert [guest.vm.board.vmbus.violation_count for guest in guests] == [0, 0]
+    second.vm.kill()
+    second.vm.wait(timeout=COMMAND_S)
+    first.run("sleep 1")
+    assert first.run("cat /sys/class/net/eth0/carrier").strip() == "0"
+
+
+def disks() -> list[object]:
+    """A whole Debian with every doorbell in Python takes minutes on an emulated CPU."""
+    return [
+        pytest.param(suite, hyperv, marks=[pytest.mark.slow] if hyperv == "user" else [])
+        for suite in ("trixie", "bookworm")
+        for hyperv in drivers()
+    ]
+
+
+@pytest.mark.parametrize(("suite", "hyperv"), disks())
+def test_a_debian_disk(boot, passt, web, names, tmp_path, suite: str, hyperv: str) -> None:
+    """systemd-networkd gets the address; a name, a download, and SSH through a forwarded port."""
+    disk, forwarded = tmp_path / "debian.img", free_port()
+    image("disk", suite, "-o", str(disk))
+    folder, port = web
+    (folder / "blob").write_bytes(CONTENT)
+    kernel, initrd = image("kernel", suite)
+    guest = boot(
+        disk=str(disk), kernel=kernel, initrd=initrd, memory="768M", smp=2, hyperv=hyperv,
+        append="root=LABEL=pyhv rw console=ttyS0 quiet systemd.default_device_timeout_sec=900",
+        nics=[f"user,hostfwd=tcp:127.0.0.1:{forwarded}-:22"],
+    )  # fmt: skip
+    guest.login()
+    guest.run("systemctl start systemd-networkd")
+    end = time.monotonic() + COMMAND_S
+    while "10.0.2.15/24" not in guest.run("ip -4 -o address show dev eth0"):
+        assert time.monotonic() < end, guest.run("networkctl status eth0 --no-pager")
+        time.sleep(2)
+    guest.run("echo nameserver 10.0.2.2 > /etc/resolv.conf")
+    assert guest.run(f"getent hosts {NAME}").split() == ["10.0.2.2", NAME]
+    digest = hashlib.md5(CONTENT).hexdigest()
+    assert digest in guest.run(f"busybox wget -q -O - http://{NAME}:{port}/blob | md5sum")
+    guest.run("mkdir -p /etc/dropbear; dropbear -R -B")
+    answer = ssh("hostname; cat /proc/1/comm", f"Port={forwarded}", host="127.0.0.1")
+    assert answer == b"pyhv\nsystemd\n"
     assert guest.vm.board.vmbus.violation_count == 0
     guest.console.send("poweroff -f\n")
     assert guest.vm.wait(timeout=COMMAND_S).kind == "poweroff"
