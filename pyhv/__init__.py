@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .agent.shell import GuestTimeout
     from .aio import AsyncMachine
-    from .config import MachineConfig
+    from .config import Drive, MachineConfig
     from .errors import PyhvError
     from .machine import Machine
     from .reasons import Reason
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "AsyncMachine", "GuestTimeout", "Machine", "MachineConfig", "PyhvError", "Reason", "Snapshot",
-    "__version__",
+    "AsyncMachine", "Drive", "GuestTimeout", "Machine", "MachineConfig", "PyhvError", "Reason",
+    "Snapshot", "__version__",
 ]  # fmt: skip
 
 _HOMES = {
-    "AsyncMachine": "aio", "GuestTimeout": "agent.shell",
+    "AsyncMachine": "aio", "Drive": "config", "GuestTimeout": "agent.shell",
     "Machine": "machine", "MachineConfig": "config", "PyhvError": "errors", "Reason": "reasons",
     "Snapshot": "snapshot",
 }  # fmt: skip

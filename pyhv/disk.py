@@ -177,11 +177,9 @@ class Disk:
 
     def read_image(self, offset: int, views: Buffers) -> None:
         """Fill *views* from the image file itself, below a snapshot."""
-        if len(views) == 1:  # most requests; without generator and sum
-            view = views[0]
-            if os.preadv(self._fd, views, offset) == len(view):
-                return
-        transfer(os.preadv, self._fd, offset, views)
+        # nearly always all of it comes at once; what is short is read again
+        if len(views) > IOV_MAX or os.preadv(self._fd, views, offset) != sum(map(len, views)):
+            transfer(os.preadv, self._fd, offset, views)
 
     def writev(self, offset: int, views: Buffers, sync: bool = False) -> None:
         """Write *views* from *offset* on; with *sync* they are on the medium at return.
@@ -201,7 +199,7 @@ class Disk:
     def write_image(self, offset: int, views: Buffers) -> None:
         """Write *views* to the image file itself, which has no snapshot over it."""
         # as in read_image; a short write is written again
-        if len(views) != 1 or os.pwritev(self._fd, views, offset) != len(views[0]):
+        if len(views) > IOV_MAX or os.pwritev(self._fd, views, offset) != sum(map(len, views)):
             transfer(os.pwritev, self._fd, offset, views)
 
     def flush(self) -> None:

@@ -41,7 +41,7 @@ class PageList:
         self._batch, self._start, self._end, self.length = batch, start, end, length
 
     def views(self, need: int) -> list[memoryview]:
-        """Return the first *need* bytes (1 or more) as slices of guest RAM, neighbours merged.
+        """Return the first *need* bytes (1 or more) as slices of guest RAM, some neighbours merged.
 
         :raises BrokenRule: the list is shorter, does not add up, or is not RAM.
         """
@@ -92,6 +92,10 @@ class PageList:
     ) -> None:
         memory, low = self._memory, self._low
         ram = memory.bytes
+        if not offset and length == len(frames) << PAGE_SHIFT and max(frames) < low >> PAGE_SHIFT:
+            # whole pages, as of the page cache: to look for neighbours costs more than it saves
+            views += [ram[at : at + PAGE] for at in [frame << PAGE_SHIFT for frame in frames]]
+            return
         ends = [i for i in range(1, len(frames)) if frames[i] != frames[i - 1] + 1]
         ends.append(len(frames))
         start = 0
