@@ -229,7 +229,7 @@ def _run(
         begin = "booting"
         if snapshot is not None:
             begin = f"from {parsed.get('restore')} of {savedrun.taken(snapshot)}:"
-        say(f"{begin} {announcement(machine, config)}")
+        say(announcement(machine, config, begin))
         machine.notice = say
         if any(key in parsed for key in WATCHING):
             from .watching import Watch
@@ -277,8 +277,8 @@ def say_end_of_line() -> None:
         os.write(2, b"\n")
 
 
-def announcement(machine: Machine, config: MachineConfig) -> str:
-    """Return what is booted, and who serves Hyper-V."""
+def announcement(machine: Machine, config: MachineConfig, begin: str = "booting") -> str:
+    """Return the line about what is booted, and who serves Hyper-V."""
     if config.kernel is not None:
         what = f"the kernel {config.kernel}"
     else:
@@ -291,7 +291,7 @@ def announcement(machine: Machine, config: MachineConfig) -> str:
     who = {"none": "no Hyper-V"}.get(machine.driver_name, f"Hyper-V by {machine.driver_name}")
     cpus = config.smp.cpus
     size = config.memory_bytes >> 20
-    return f"{what}; {who}; {cpus} CPU{'s' if cpus > 1 else ''}, {size} MiB"
+    return f"{begin} {what}; {who}; {cpus} CPU{'s' if cpus > 1 else ''}, {size} MiB"
 
 
 def shell_command(arguments: list[str]) -> int:
