@@ -232,6 +232,8 @@ class Terminal:
         if self.pid == 0:
             os.chdir(ROOT)
             os.environ["TERM"] = "dumb"
+            # who runs the tests in the background has it ignored, and a child inherits that
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execv(sys.executable, [sys.executable, "-m", "pyhv", "shell", *arguments])
         self.seen = ""
 
