@@ -6,20 +6,15 @@ import json
 
 from ..errors import ConfigError
 from ..replay.player import play
-from . import commands
+from . import commands, tracefile
 from .arguments import help_text, parse
 from .text import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
-
     from ..replay.player import Result
 
-WHOLE = 1 << 23  # characters of a line: packets, and the memory that goes with them
 SHOWN = 40
-GZIP = b"\x1f\x8b"
 
 
 def main(arguments: list[str]) -> tuple[str, int]:
@@ -29,27 +24,16 @@ def main(arguments: list[str]) -> tuple[str, int]:
     if "h" in parsed:
         return help_text(command), 0
     name, *images = parsed.words or ["-"]
-    shown = printable("standard input" if name == "-" else name)
     try:
-        result = play(_lines(name), images)
+        result = play(tracefile.lines(name), images)
+    except tracefile.Unreadable:
+        raise
     except OSError as error:
-        raise ConfigError(f"{shown}: {error.strerror or error}") from error
+        raise ConfigError(f"{tracefile.shown(name)}: {error.strerror or error}") from error
     except ConfigError as error:
-        raise ConfigError(f"{shown}: {error}") from error
+        raise ConfigError(f"{tracefile.shown(name)}: {error}") from error
     text = _json(result) if "json" in parsed else _text(result)
     return text, 1 if result.count else 0
-
-
-def _lines(name: str) -> Iterator[str]:
-    """Yield the lines of a file, which may be packed by gzip."""
-    with open(0 if name == "-" else name, "rb") as raw:
-        file: Any = raw
-        if raw.peek(2)[:2] == GZIP:
-            import gzip
-
-            file = gzip.GzipFile(fileobj=raw)
-        while line := file.readline(WHOLE):
-            yield line.decode(errors="replace")
 
 
 def _text(result: Result) -> str:

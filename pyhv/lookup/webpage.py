@@ -7,21 +7,9 @@ import os
 from ..errors import ConfigError, HostError
 from ..page.document import document
 from ..page.story import Story
-from . import commands
+from . import commands, tracefile
 from .arguments import help_text, parse
 from .text import printable
-
-LINE_LIMIT = 1 << 23  # characters, with the bytes of packets and of memory; longer is no event
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import TextIO
-
-
-def _lines(file: TextIO) -> Iterator[str]:
-    while line := file.readline(LINE_LIMIT):
-        yield line
 
 
 def read(name: str) -> Story:
@@ -29,15 +17,10 @@ def read(name: str) -> Story:
 
     :raises ConfigError: it cannot be read, or has not one event.
     """
-    shown = "standard input" if name == "-" else name
-    try:
-        with open(0 if name == "-" else name, encoding="utf-8", errors="replace") as file:
-            story = Story().read(_lines(file))
-    except OSError as error:
-        raise ConfigError(f"{printable(shown)}: {error.strerror}") from error
+    story = Story().read(tracefile.lines(name))
     if not story.events:
         raise ConfigError(
-            f"{printable(shown)}: no event in it; pyhv report takes what pyhv run --trace all "
+            f"{tracefile.shown(name)}: no event in it; pyhv report takes what pyhv run --trace all "
             "--trace-format jsonl --trace-file FILE writes"
         )
     return story
@@ -80,15 +63,10 @@ def _ladder(name: str, form: str) -> str:
 
     if form not in FORMS:
         raise ConfigError(f"--ladder {printable(form)}: pyhv has {', '.join(FORMS)}")
-    shown = "standard input" if name == "-" else name
-    try:
-        with open(0 if name == "-" else name, encoding="utf-8", errors="replace") as file:
-            lines = [FORMS[form](rung) for rung in of_lines(_lines(file))]
-    except OSError as error:
-        raise ConfigError(f"{printable(shown)}: {error.strerror}") from error
-    if not lines:
+    rungs = [FORMS[form](rung) for rung in of_lines(tracefile.lines(name))]
+    if not rungs:
         raise ConfigError(
-            f"{printable(shown)}: nothing of VMBus in it; --ladder takes what pyhv run --trace "
-            "vmbus,ring --trace-format jsonl --trace-file FILE writes"
+            f"{tracefile.shown(name)}: nothing of VMBus in it; --ladder takes what pyhv run "
+            "--trace vmbus,ring --trace-format jsonl --trace-file FILE writes"
         )
-    return "\n".join(([HEAD] if form == "text" else []) + lines)
+    return "\n".join(([HEAD] if form == "text" else []) + rungs)
