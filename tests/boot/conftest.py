@@ -61,6 +61,12 @@ class Guest:
         self.console.send("exec dash\n")
         self.run("stty -echo; PS1=; dmesg -n 1; echo")
 
+    def prompt(self) -> None:
+        """Wait for the shell of a small initramfs, which then neither edits nor echoes."""
+        self.console.expect("PYHV-USERSPACE", timeout=BOOT_S)
+        self.console.expect("# ", timeout=COMMAND_S)
+        self.run("stty -echo; PS1=; dmesg -n 1; echo")
+
     def run(self, command: str) -> str:
         """Run a shell command, return what it printed.
 

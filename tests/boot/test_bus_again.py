@@ -11,7 +11,7 @@ import shutil
 
 import perl_initrd
 import pytest
-from conftest import BOOT_S, COMMAND_S, drivers, image
+from conftest import COMMAND_S, drivers, image
 from test_network import SCRIPT
 
 pytestmark = [pytest.mark.boot, pytest.mark.kvm]
@@ -26,13 +26,6 @@ KEXEC = (
 )
 DRIVERS = (("hv_storvsc", "/sys/block/sd*"), ("hv_netvsc", "/sys/class/net/eth0"))
 DISK = "for n in $(busybox seq 50); do d=$(ls /sys/block | grep ^sd) && break; sleep 0.2; done"
-
-
-def prompt(guest) -> None:
-    guest.console.expect("PYHV-USERSPACE", timeout=BOOT_S)
-    guest.console.expect("# ", timeout=COMMAND_S)
-    guest.console.send("stty -echo; PS1=; dmesg -n 1; echo =$((6*7))=\n")
-    guest.console.expect("=42=", timeout=COMMAND_S)
 
 
 def has_disk(guest, disk: pathlib.Path, mark: str) -> None:
@@ -56,7 +49,7 @@ def start(boot, suite: str, hyperv: str, initrd: str, disk: pathlib.Path) -> obj
         kernel=image("kernel", suite)[0], initrd=initrd, append="console=ttyS0 quiet",
         memory="512M", smp=2, hyperv=hyperv, drives=[str(disk)], nics=["user"],
     )  # fmt: skip
-    prompt(guest)
+    guest.prompt()
     has_disk(guest, disk, "first")
     has_network(guest)
     return guest
@@ -81,7 +74,7 @@ def test_kexec(boot, tmp_path: pathlib.Path, suite: str, hyperv: str) -> None:
     board = guest.vm.board
     guest.run("ip link set eth0 down")
     guest.console.send(f"{KEXEC}\n")
-    prompt(guest)
+    guest.prompt()
     assert "pyhv.second" in guest.run("cat /proc/cmdline")
     print(guest.run("dmesg | grep -iE 'vmbus|hv_|scsi|clocksource'"))
     has_disk(guest, disk, "kexec")

@@ -6,7 +6,7 @@ import hashlib
 import pathlib
 
 import pytest
-from conftest import BOOT_S, COMMAND_S, drivers, image
+from conftest import COMMAND_S, drivers, image
 
 pytestmark = [pytest.mark.boot, pytest.mark.kvm]
 CONTENT = b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(32768))  # 1 MiB
@@ -25,10 +25,7 @@ def start(boot, suite: str, hyperv: str, cap: str, disk: pathlib.Path) -> object
         append="console=ttyS0 quiet", memory="256M", smp=2, hyperv=hyperv, vmbus_version=cap,
         drives=[str(disk)], nics=[f"socket,path={disk}.sock,server=on"],
     )  # fmt: skip
-    guest.console.expect("PYHV-USERSPACE", timeout=BOOT_S)
-    guest.console.expect("# ", timeout=COMMAND_S)
-    guest.console.send("stty -echo; PS1=; dmesg -n 1; echo =$((6*7))=\n")
-    guest.console.expect("=42=", timeout=COMMAND_S)
+    guest.prompt()
     return guest
 
 

@@ -7,7 +7,7 @@ import pathlib
 import subprocess
 
 import pytest
-from conftest import BOOT_S, COMMAND_S, drivers, image
+from conftest import COMMAND_S, drivers, image
 
 from pyhv.config import Drive
 from pyhv.errors import ConfigError, HostError
@@ -25,10 +25,7 @@ def shell(boot, suite: str, **options: object) -> object:
         kernel=image("kernel", suite)[0], initrd=image("services", suite)[0],
         append="console=ttyS0 quiet", **{"memory": "512M", **options},
     )  # fmt: skip
-    guest.console.expect("PYHV-USERSPACE", timeout=BOOT_S)
-    guest.console.expect("# ", timeout=COMMAND_S)
-    guest.console.send("stty -echo; PS1=; dmesg -n 1; echo =$((6*7))=\n")
-    guest.console.expect("=42=", timeout=COMMAND_S)
+    guest.prompt()
     return guest
 
 

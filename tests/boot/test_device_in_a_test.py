@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from conftest import BOOT_S, COMMAND_S, drivers, image
+from conftest import COMMAND_S, drivers, image
 
 from pyhv.vmbus import protocol as p
 from pyhv.vmbus import storvsc
@@ -51,13 +51,6 @@ def shell(boot, **options):
     )  # fmt: skip
 
 
-def ready(guest) -> None:
-    """Wait for its shell, which then neither edits nor echoes."""
-    guest.console.expect("PYHV-USERSPACE", timeout=BOOT_S)
-    guest.console.expect("# ", timeout=COMMAND_S)
-    guest.run("stty -echo; PS1=; dmesg -n 1; echo")
-
-
 def disk(guest) -> str:
     """Wait for the one disk, return its name."""
     found = guest.run(f"for n in $(seq 60); do {DISK} && break; sleep 1; done")
@@ -74,7 +67,7 @@ def test_drivers_that_are_refused(boot, hyperv: str) -> None:
     unknown = vm.fault(
         "change", device="heartbeat", message="ICMSGTYPE_NEGOTIATE", change=no_such_version
     )
-    ready(guest)
+    guest.prompt()
     log = guest.run("dmesg | grep -iE 'storvsc|obsolete|GPADL|probe|hv_utils'")
     bound = guest.run(f"ls {MODULE} /sys/bus/vmbus/drivers/hv_utils | grep -e -")
     print(log, bound, sep="\n")
@@ -100,7 +93,7 @@ def test_storvsc_and_a_bad_disk(boot, hyperv: str, tmp_path) -> None:
     path.write_bytes(b"".join(map(sector, range(4096))))
     guest = shell(boot, hyperv=hyperv, drives=[str(path)])
     vm = guest.vm
-    ready(guest)
+    guest.prompt()
     name = disk(guest)
 
     def read(lba: int) -> str:

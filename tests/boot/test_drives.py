@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pycdlib
 import pytest
-from conftest import BOOT_S, COMMAND_S, drivers, image
+from conftest import COMMAND_S, drivers, image
 
 from pyhv.config import Drive, cdrom
 
@@ -101,10 +101,8 @@ def test_drives(boot, monkeypatch, images: Images, suite: str, hyperv: str) -> N
         kernel=image("kernel", suite)[0], initrd=image("storage", suite)[0],
         drives=images.drives(), append="console=ttyS0 quiet", memory="512M", smp=2, hyperv=hyperv,
     )  # fmt: skip
-    guest.console.expect("PYHV-USERSPACE", timeout=BOOT_S)
-    guest.console.expect("# ", timeout=COMMAND_S)
-    guest.console.send("stty -echo; PS1=; PS2=; echo 0 >/proc/sys/kernel/printk; echo =$((6*7))=\n")
-    guest.console.expect("=42=", timeout=COMMAND_S)
+    guest.prompt()
+    guest.run("PS2=; echo 0 >/proc/sys/kernel/printk")
     guest.run(HELPERS.strip())
     what_they_are(guest)
     discard_and_zeroes(guest, images)

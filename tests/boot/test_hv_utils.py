@@ -14,13 +14,6 @@ PAIRS = [(suite, hyperv) for suite in ("trixie", "bookworm") for hyperv in drive
 WRONG = "2001-02-03"
 
 
-def prompt(guest) -> None:
-    guest.console.expect("PYHV-USERSPACE", timeout=BOOT_S)
-    guest.console.expect("# ", timeout=COMMAND_S)
-    guest.console.send("stty -echo; PS1=; dmesg -n 1; echo =$((6*7))=\n")
-    guest.console.expect("=42=", timeout=COMMAND_S)
-
-
 @pytest.mark.parametrize(("suite", "hyperv"), PAIRS)
 def test_heartbeat_time_and_endings(boot, suite: str, hyperv: str) -> None:
     """A wrong clock is put right, hibernate is refused, restart restarts, shutdown ends it."""
@@ -29,7 +22,7 @@ def test_heartbeat_time_and_endings(boot, suite: str, hyperv: str) -> None:
         append="console=ttyS0 quiet", memory="256M", hyperv=hyperv,
     )  # fmt: skip
     vm, board = guest.vm, guest.vm.board
-    prompt(guest)
+    guest.prompt()
     deadline = time.monotonic() + COMMAND_S
     while vm.heartbeat is None and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -43,7 +36,7 @@ def test_heartbeat_time_and_endings(boot, suite: str, hyperv: str) -> None:
     with pytest.raises(HostError, match="hibernate: the guest refused"):
         vm.shutdown(hibernate=True, timeout=COMMAND_S)
     vm.shutdown(restart=True, text="once more", timeout=COMMAND_S)
-    prompt(guest)
+    guest.prompt()
     assert vm.board is not board, "another life"
     assert abs(int(guest.run("date +%s")) - time.time()) < 60
     vm.shutdown(timeout=COMMAND_S)

@@ -74,9 +74,7 @@ def test_every_format_holds_what_linux_wrote(boot, tmp_path, hyperv: str) -> Non
     assert guest.vm.driver_name == f"in_{hyperv}"
     notices: list[str] = []
     guest.vm.notice = notices.append
-    guest.console.expect("PYHV-USERSPACE", timeout=BOOT_S)
-    guest.console.expect("# ", timeout=COMMAND_S)
-    guest.run("stty -echo; dmesg -n 1; echo")
+    guest.prompt()
     guest.vm.add_disk(added)
     lost = drives[-1].path
     for name, (_, mib, _) in DISKS.items():

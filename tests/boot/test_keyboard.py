@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import BOOT_S, COMMAND_S, drivers, image
+from conftest import COMMAND_S, drivers, image
 
 pytestmark = [pytest.mark.boot, pytest.mark.kvm]
 TEXT = "The quick {brown} fox; 0123 ~ \"jumps\" | over_the = lazy? DOG!"
@@ -18,10 +18,7 @@ def test_typed_text_arrives(boot, suite: str, hyperv: str) -> None:
         kernel=image("kernel", suite)[0], initrd=image("initramfs", suite)[0],
         append="console=ttyS0 quiet", memory="512M", hyperv=hyperv,
     )  # fmt: skip
-    guest.console.expect("PYHV-USERSPACE", timeout=BOOT_S)
-    guest.console.expect("# ", timeout=COMMAND_S)
-    guest.console.send("stty -echo; PS1=; dmesg -n 1; echo =$((6*7))=\n")
-    guest.console.expect("=42=", timeout=COMMAND_S)
+    guest.prompt()
     assert "hyperv_keyboard" in guest.run("ls /sys/bus/vmbus/drivers")
     guest.run("exec 3</dev/tty1")  # without a reader of tty1 keys go nowhere
     reader = "head -n 2 /dev/tty1 | sed 's/^/TYPED /'"

@@ -6,7 +6,7 @@ import hashlib
 import re
 
 import pytest
-from conftest import BOOT_S, COMMAND_S, drivers
+from conftest import COMMAND_S, drivers
 from test_daemons import shell
 
 from pyhv.errors import ConfigError
@@ -54,10 +54,7 @@ def test_memory_is_added(boot, suite: str, hyperv: str) -> None:
     assert filled > 100
     # a reset: the machine is as it was built, and may be given more once more
     vm.reset()
-    guest.console.expect("PYHV-USERSPACE", timeout=BOOT_S)
-    guest.console.expect("# ", timeout=COMMAND_S)
-    guest.console.send("stty -echo; PS1=; dmesg -n 1; echo =$((6*7))=\n")
-    guest.console.expect("=42=", timeout=COMMAND_S)
+    guest.prompt()
     assert vm.memory.added == 0
     assert total() == has
     guest.run(f"{ONLINE}; insmod /later/hv_balloon.ko")

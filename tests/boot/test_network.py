@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import perl_initrd
 import pytest
-from conftest import BOOT_S, COMMAND_S, drivers, image
+from conftest import COMMAND_S, drivers, image
 from nameserver import NAME, NameServer
 from ssh_client import DROPBEAR, DROPBEAR_LIBRARIES, DROPBEAR_SETUP, ssh
 
@@ -85,10 +85,7 @@ def shell(boot, suite: str, *nics: str, smp: int = 2, **options: object) -> obje
 
 def ready(guest: object) -> object:
     """Wait for the shell of the small initramfs."""
-    guest.console.expect("PYHV-USERSPACE", timeout=BOOT_S)
-    guest.console.expect("# ", timeout=COMMAND_S)
-    guest.console.send("stty -echo; PS1=; dmesg -n 1; echo =$((6*7))=\n")
-    guest.console.expect("=42=", timeout=COMMAND_S)
+    guest.prompt()
     guest.run(SCRIPT.strip())
     return guest
 

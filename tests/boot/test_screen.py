@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from conftest import BOOT_S, COMMAND_S, Guest, drivers, image
+from conftest import COMMAND_S, Guest, drivers, image
 
 from pyhv.errors import HostError
 from pyhv.picture import Picture
@@ -23,10 +23,7 @@ def start(boot, suite: str, hyperv: str) -> Guest:
         kernel=kernel, initrd=initrd, append="console=ttyS0 quiet logo.nologo", memory="512M",
         hyperv=hyperv, vga="hyperv", no_reboot=True,
     )  # fmt: skip
-    guest.console.expect("PYHV-USERSPACE", timeout=BOOT_S)
-    guest.console.expect("# ", timeout=COMMAND_S)
-    guest.console.send("stty -echo; PS1=; dmesg -n 1; echo =$((2*3))=\n")
-    guest.console.expect("=6=", timeout=COMMAND_S)
+    guest.prompt()
     return guest
 
 
