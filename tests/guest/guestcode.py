@@ -26,6 +26,16 @@ MACROS = r"""
         mov $\port, %dx
         out %al, %dx
         .endm
+        # the next byte that COM1 gets, in al; dx is the port then, for an answer
+        .macro read_com1
+        mov $0x3fd, %dx
+.Lread_com1\@:
+        in %dx, %al
+        test $1, %al
+        jz .Lread_com1\@
+        mov $0x3f8, %dx
+        in %dx, %al
+        .endm
         .macro exit status
         outb 0xf4, \status
         .endm

@@ -23,12 +23,7 @@ ECHO = """
         outb 0x3f8, 'h'
         outb 0x3f8, 'i'
         outb 0x3f8, 10
-1:      mov $0x3fd, %dx
-        in %dx, %al
-        test $1, %al
-        jz 1b
-        mov $0x3f8, %dx
-        in %dx, %al
+1:      read_com1
         cmp $'x', %al
         je 2f
         out %al, %dx

@@ -23,12 +23,7 @@ pytestmark = [pytest.mark.kvm, pytest.mark.usefixtures("nothing_left")]
 
 ECHO = """
         outb 0x3f8, '>'
-1:      mov $0x3fd, %dx
-        in %dx, %al
-        test $1, %al
-        jz 1b
-        mov $0x3f8, %dx
-        in %dx, %al
+1:      read_com1
         out %al, %dx
         cmp $'q', %al
         jne 1b

@@ -27,12 +27,7 @@ GUEST = f"""
         outb 0x3f8, '>'
         mov ${RESULTS}, %edi
         mov ${HIGH:#x}, %rbx
-1:      mov $0x3fd, %dx
-        in %dx, %al
-        test $1, %al
-        jz 1b
-        mov $0x3f8, %dx
-        in %dx, %al
+1:      read_com1
         mov (%rbx), %ecx
         mov %ecx, (%rdi)
         add $4, %edi

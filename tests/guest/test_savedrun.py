@@ -26,12 +26,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 #: answers every byte with a digit one higher; q ends with the next digit as the status
 COUNTS = """
         mov $'0', %bl
-1:      mov $0x3fd, %dx
-        in %dx, %al
-        test $1, %al
-        jz 1b
-        mov $0x3f8, %dx
-        in %dx, %al
+1:      read_com1
         inc %bl
         cmp $'q', %al
         je 2f

@@ -151,12 +151,7 @@ READS = f"""
         outb 0x3f8, '?'
 1:      cmpb $0, %fs:8
         je 1b
-2:      mov $0x3fd, %dx
-        in %dx, %al
-        test $1, %al
-        jz 2b
-        mov $0x3f8, %dx
-        in %dx, %al
+2:      read_com1
         out %al, %dx
         cmp $10, %al
         jne 2b

@@ -17,12 +17,7 @@ GPA = 0xF8000000
 GUEST = f"""
         outb 0x3f8, '>'
         mov ${RESULTS}, %edi
-1:      mov $0x3fd, %dx
-        in %dx, %al
-        test $1, %al
-        jz 1b
-        mov $0x3f8, %dx
-        in %dx, %al
+1:      read_com1
         mov ${GPA:#x}, %ebx
         mov (%rbx), %ecx
         mov %ecx, (%rdi)

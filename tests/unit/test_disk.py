@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import pytest
+from disk_access import read, views
 
 from pyhv import disk as disk_module
 from pyhv.disk import Disk
@@ -39,16 +40,6 @@ def open_disk():
     yield opened
     for disk in disks:
         disk.close()
-
-
-def read(disk: Disk, offset: int, *lengths: int) -> bytes:
-    views = [memoryview(bytearray(length)) for length in lengths]
-    disk.readv(offset, views)
-    return b"".join(bytes(view) for view in views)
-
-
-def views(data: bytes, step: int = 1000) -> list[memoryview]:
-    return [memoryview(data)[at : at + step] for at in range(0, len(data), step)]
 
 
 # opening

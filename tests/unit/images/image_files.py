@@ -11,7 +11,6 @@ import time
 
 import pytest
 
-from pyhv.disk import Disk
 from pyhv.imagedisk import ImageDisk
 
 NEEDS_QEMU_UTILS = pytest.mark.skipif(
@@ -53,16 +52,6 @@ def contents(path: pathlib.Path, format: str = "qcow2") -> bytes:
     raw = path.with_suffix(".converted")
     img("convert", "-f", format, "-O", "raw", path, raw)
     return raw.read_bytes()
-
-
-def read(disk: Disk, offset: int, *lengths: int) -> bytes:
-    views = [memoryview(bytearray(length)) for length in lengths]
-    disk.readv(offset, views)
-    return b"".join(bytes(view) for view in views)
-
-
-def views(data: bytes, step: int = 1000) -> list[memoryview]:
-    return [memoryview(data)[at : at + step] for at in range(0, len(data), step)]
 
 
 def alive(pid: int) -> bool:

@@ -13,6 +13,7 @@ import threading
 import time
 
 import pytest
+from disk_access import read
 from image_files import (
     NEEDS_QEMU_UTILS,
     ROOT,
@@ -22,7 +23,6 @@ from image_files import (
     create,
     ends,
     img,
-    read,
     server_of,
 )
 

@@ -9,14 +9,13 @@ import threading
 import time
 
 import pytest
+from disk_access import read, views
 from image_files import (
     KINDS,
     NEEDS_QEMU_UTILS,
     SIZE,
     contents,
     create,
-    read,
-    views,
 )
 
 from pyhv import qemunbd
