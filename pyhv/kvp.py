@@ -24,6 +24,17 @@ READ_ORDER = ("auto", "guest", "external")
 MAX_PAIRS = 4096  # a pool that has more has no end
 
 
+def _ask_daemon(
+    vm: Services, what: str, seconds: float, operation: str, *arguments: object
+) -> tuple[int, bytes]:
+    """Return status and body of what the guest's daemon answers to *operation*."""
+    service = vm._components(what).kvp
+    return vm._ask(
+        what, service, lambda told: getattr(service, operation)(*arguments, told),
+        max(0.0, seconds),
+    )  # fmt: skip
+
+
 class Pool(MutableMapping):
     """One pool; every access asks the guest. *timeout* is in seconds, for the whole access."""
 
@@ -36,7 +47,9 @@ class Pool(MutableMapping):
 
     def _ask(self, what: str, deadline: float, operation: str, *arguments: object) -> bytes | None:
         """Return the answer's body, None for what is not there."""
-        status, data = self._request(what, deadline, operation, self._number, *arguments)
+        status, data = _ask_daemon(
+            self._vm, what, deadline - time.monotonic(), operation, self._number, *arguments
+        )
         if status in protocol.ABSENT:
             return None
         if status:
@@ -45,24 +58,6 @@ class Pool(MutableMapping):
                 "does not run any more"
             )
         return data
-
-    def _request(
-        self, what: str, deadline: float, operation: str, *arguments: object
-    ) -> tuple[int, bytes]:
-        service = self._vm._components(what).kvp
-        return self._vm._ask(
-            what, service, lambda told: getattr(service, operation)(*arguments, told),
-            max(0.0, deadline - time.monotonic()),
-        )  # fmt: skip
-
-    def ask_service(self, what: str, operation: str, *arguments: object) -> None:
-        """Have the daemon do what has nothing to do with pools."""
-        status, _ = self._request(what, self._deadline(), operation, *arguments)
-        if status:
-            raise HostError(
-                f"{what}: the guest refused, status {status:#x}; it may be that it has no "
-                "hv_set_ifconfig (Debian ships none), or that its hv_kvp_daemon runs no more"
-            )
 
     def _deadline(self) -> float:
         return time.monotonic() + self._timeout()
@@ -155,9 +150,13 @@ class Pools(MutableMapping):
         if not 0 <= nic < len(cards):
             raise ConfigError(f"{what}: network card {nic} of {len(cards)}")
         family, texts = _ip_info(what, address, gateway, dns)
-        pool = self._pools["external"]
         arguments = (cards[nic].instance_guid, family, address is None, texts)
-        pool.ask_service(what, "set_ip_info", *arguments)
+        status, _ = _ask_daemon(self._vm, what, self.timeout, "set_ip_info", *arguments)
+        if status:
+            raise HostError(
+                f"{what}: the guest refused, status {status:#x}; it may be that it has no "
+                "hv_set_ifconfig (Debian ships none), or that its hv_kvp_daemon runs no more"
+            )
 
     def _all(self) -> dict[str, str]:
         found: dict[str, str] = {}
