@@ -6,9 +6,11 @@ import os
 import time
 
 from ..errors import ConfigError, HostError
+from . import writers
 from .event import EXIT_CATEGORIES, Event, categories
+from .ladder import LadderWriter
 from .tracer import Tracer
-from .writers import FORMATS, Top, Writer
+from .writers import Top, Writer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,13 +19,15 @@ if TYPE_CHECKING:
     from ..machine import Machine
 
 TOP_S = 1.0
+#: --trace-format -> who writes it
+FORMATS: dict[str, type[Writer]] = {**writers.FORMATS, "ladder": LadderWriter}
 
 
 class TraceSession:
     """Traces *machine* from its start to :meth:`close`.
 
     :param wanted: the value of ``--trace``, None without it.
-    :param form: a key of FORMATS, or ladder. *path*: the file, None for stderr.
+    :param form: a key of FORMATS. *path*: the file, None for stderr.
     :param top: show the histogram every second.
     :param say: prints a message for the user.
     :raises ConfigError: a category or a format that there is not.
@@ -39,8 +43,8 @@ class TraceSession:
         top: bool,
         say: Callable[[str], None],
     ) -> None:
-        if form not in FORMATS and form != "ladder":
-            raise ConfigError(f"--trace-format {form}: pyhv has {', '.join(FORMATS)}, ladder")
+        if form not in FORMATS:
+            raise ConfigError(f"--trace-format {form}: pyhv has {', '.join(FORMATS)}")
         if path is not None and wanted is None:
             raise ConfigError("--trace-file: nothing is traced; add --trace exits")
         found = categories(wanted) if wanted is not None else frozenset()
@@ -50,7 +54,7 @@ class TraceSession:
         sinks: list[Callable[[Event], None]] = []
         if wanted is not None:
             self._fd = 2 if path is None else _create(path)
-            self._writer: Writer | None = _format(form)(self._fd, time.monotonic_ns(), say)
+            self._writer: Writer | None = FORMATS[form](self._fd, time.monotonic_ns(), say)
             sinks.append(self._writer)
         if top:
             self._top = Top()
@@ -88,14 +92,6 @@ class TraceSession:
             os.close(self._fd)
             self._fd = None
             self._say(f"{writer.count} events in {self._path}")
-
-
-def _format(form: str) -> type[Writer]:
-    if form != "ladder":
-        return FORMATS[form]
-    from .ladder import LadderWriter
-
-    return LadderWriter
 
 
 def _create(path: str) -> int:
