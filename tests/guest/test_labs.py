@@ -15,7 +15,7 @@ sys.path.insert(0, str(LABS))
 import check  # noqa: E402
 
 LINES = 60
-#: What an emulated CPU (QEMU's TCG, as in the nested host) does not do, and no processor leaves out.
+#: What an emulated CPU (QEMU's TCG, as in the nested host) leaves out, and no processor does.
 NOT_EMULATED = {
     "02-modes": "it ignores CR0.PG with EFER.LME and without CR4.PAE, where there must be #GP",
 }
