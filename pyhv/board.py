@@ -25,6 +25,7 @@ from .kvm.vcpu import Vcpu
 from .kvm.vm import Vm
 from .runloop import VcpuThread
 from .serialring import SerialRing
+from .serialwatch import SerialWatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 COM1, COM1_IRQ, SCI_GSI = 0x3F8, 4, 9
 COM2, COM2_IRQ = 0x2F8, 3
-DRAIN_BUSY_S, DRAIN_IDLE_S = 0.005, 0.05
 STUCK_CHECK_S = 3.0
 RFLAGS_IF = 1 << 9
 INIT_STATE = (0xF000, 0xFFF0)  # CS selector and RIP
@@ -133,16 +133,17 @@ class Board:
     def _make_devices(self) -> None:
         machine, bus, config = self.machine, self.bus, self.machine.config
         self.uart = Uart(machine.console.write, self._line(COM1_IRQ))
-        self.vm.coalesce_pio(COM1, 1)
+        ports = (COM1,)
         if config.agent:
             from .serialpair import SerialPair
 
             self.agent_uart = Uart(machine.shell_output, self._line(COM2_IRQ))
             self.serial = SerialPair(self.uart, self.agent_uart, self.vcpus[0])
-            self.vm.coalesce_pio(COM2, 1)
+            ports += (COM2,)
             bus.claim_pio(COM2, 8, self.serial.second)
         else:
             self.serial = SerialRing(self.uart, self.vcpus[0])
+        self.serial_watch = SerialWatch(self.serial, self.vm, ports, machine.events)
         self.pm = Pm(machine.power_off, self._line(SCI_GSI), machine.control.now_ns)
         self.cf9 = ResetControl(machine.request_reset)
         self.fwcfg = FwCfg(config.smp.cpus, machine.memory.size)
@@ -276,7 +277,7 @@ class Board:
 
     def start(self) -> None:
         """Let the vCPUs go. The boot vCPU runs; the others wait in KVM for their INIT and SIPI."""
-        self.machine.events.call(self._tick_drain)
+        self.serial_watch.start()
         self.machine.events.after(STUCK_CHECK_S, self._check_stuck)
         if self.machine.control.paused:
             for thread in self.threads:
@@ -293,12 +294,6 @@ class Board:
             boardstate.renew(self)
         if self.machine.control.paused:
             self.machine.control.hold(self)
-
-    def _tick_drain(self) -> None:
-        """Bring out what lies in the coalesced ring; on the event loop, again and again."""
-        if not self.ended:
-            busy = self.serial.drain()
-            self.machine.events.after(DRAIN_BUSY_S if busy else DRAIN_IDLE_S, self._tick_drain)
 
     def _check_stuck(self) -> None:
         """Ask every vCPU whether it is halted with interrupts off: then nothing can wake it."""
@@ -334,7 +329,7 @@ class Board:
         for thread in self.threads:
             if thread.thread.ident is not None:
                 thread.thread.join()
-        self.serial.drain()
+        self.serial_watch.end()
 
     def hold(self, deadline: float) -> None:
         """Return when every vCPU stands outside the guest; on the event loop.

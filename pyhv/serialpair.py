@@ -26,6 +26,8 @@ class SecondPort:
 
     def pio_out(self, offset: int, size: int, value: int) -> None:
         """Write the chip."""
+        if self._pair.quiet:
+            self._pair.rouse()
         self._pair.drain()
         self._uart.pio_out(offset, size, value)
 

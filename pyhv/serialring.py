@@ -2,7 +2,7 @@
 
 KVM puts writes to 0x3f8 into a ring in kvm_run's third page (170 entries); the write that
 finds it full exits. The ring is drained before any other access to the chip, so their
-order stays, and on a timer by the event loop, for a guest that sends and then sleeps.
+order stays, and by the event loop (serialwatch.py), for a guest that sends and then sleeps.
 Drained bytes come as one strided slice: 1.4 thousand instructions a byte against 7.
 """
 
@@ -19,6 +19,10 @@ ENTRY, DATA = 24, 16  # struct kvm_coalesced_mmio: phys_addr, len, pio, data[8]
 ENTRIES = (PAGE - 8) // ENTRY
 
 
+def _nobody() -> None:
+    pass
+
+
 class SerialRing:
     """A bus device: the UART behind the ring of *vcpu* (all vCPUs map the same ring)."""
 
@@ -28,6 +32,8 @@ class SerialRing:
         self._first, self._last = RING >> 2, (RING >> 2) + 1
         self._lock = threading.Lock()
         self.programmed = False  # the guest set the line: it drives COM1 itself
+        #: KVM collects nothing: the guest was silent. The next byte calls ``roused``.
+        self.quiet, self.roused = False, _nobody
 
     def drain(self, more: bytes = b"") -> bool:
         """Hand the ring's bytes to the UART, then *more*; tell whether there were any. Any thread.
@@ -54,6 +60,11 @@ class SerialRing:
             words[self._first] = last
         return True
 
+    def rouse(self) -> None:
+        """Have KVM collect again."""
+        self.quiet = False
+        self.roused()
+
     def pio_in(self, offset: int, size: int) -> int:
         """Read the chip."""
         if self._words[self._first] != self._words[self._last]:
@@ -62,6 +73,8 @@ class SerialRing:
 
     def pio_out(self, offset: int, size: int, value: int) -> None:
         """Write the chip."""
+        if self.quiet:
+            self.rouse()
         if self._words[self._first] != self._words[self._last]:
             if not offset and size == 1:
                 self.drain(BYTES[value & 0xFF])

@@ -39,6 +39,9 @@ GET_IRQCHIP = Ioctl("KVM_GET_IRQCHIP", 0x62, uapi.IrqChip, "rw")
 SET_IRQCHIP = Ioctl("KVM_SET_IRQCHIP", 0x63, uapi.IrqChip, "r")  # sic: the header says _IOR
 IRQ_LINE = Ioctl("KVM_IRQ_LINE", 0x61, uapi.IrqLevel, "w")
 REGISTER_COALESCED_MMIO = Ioctl("KVM_REGISTER_COALESCED_MMIO", 0x67, uapi.CoalescedMmioZone, "w")
+UNREGISTER_COALESCED_MMIO = Ioctl(
+    "KVM_UNREGISTER_COALESCED_MMIO", 0x68, uapi.CoalescedMmioZone, "w"
+)
 SET_GSI_ROUTING = Ioctl("KVM_SET_GSI_ROUTING", 0x6A, 8, "w")
 IRQFD = Ioctl("KVM_IRQFD", 0x76, uapi.Irqfd, "w")
 CREATE_PIT2 = Ioctl("KVM_CREATE_PIT2", 0x77, uapi.PitConfig, "w")

@@ -175,6 +175,10 @@ class Vm:
         requests.REGISTER_COALESCED_MMIO(self.fd, uapi.CoalescedMmioZone(port, size, 1))
         return True
 
+    def uncoalesce_pio(self, port: int, size: int) -> None:
+        """Let writes to *port* exit again, after :meth:`coalesce_pio`."""
+        requests.UNREGISTER_COALESCED_MMIO(self.fd, uapi.CoalescedMmioZone(port, size, 1))
+
     def clock(self) -> tuple[int, int, int]:
         """Return (kvmclock ns, flags KVM_CLOCK_*, host TSC) of one instant.
 

@@ -42,6 +42,13 @@ class FakeDriver:
         self.calls.append("thaw")
 
 
+class NoRing:
+    """SerialWatch of a board without COM1."""
+
+    def start(self) -> None:
+        pass
+
+
 class FakeMachine:
     """As much of a Machine as Control and two vCPU threads need."""
 
@@ -54,6 +61,7 @@ class FakeMachine:
         self.control = Control(self)
         self.board: Board = Board.__new__(Board)
         self.board.machine, self.board.driver = self, FakeDriver()
+        self.board.serial_watch = NoRing()
         self.vcpus = [FakeVcpu(i) for i in range(2)]
         self.board.threads = [
             runloop.VcpuThread(vcpu, Bus(), lambda thread, error: self.failures.append(error))
@@ -62,8 +70,7 @@ class FakeMachine:
         self.loop = threading.Thread(target=self._main)
 
     def _main(self) -> None:
-        self.board.ended = True  # no drain, no stuck check
-        self.events.call = lambda function: None  # the drain, which this board has not
+        self.board.ended = True  # no stuck check
         self.board.start()
         self.events.run()
 

@@ -32,7 +32,7 @@ ROWS = {
     "seat": 5, "keyboard": 5, "mouse": 5, "vram": 5, "picture": 5,
     "cpustate": 5, "vcpuview": 5, "causes": 5, "gdb": 5, "qmp": 5, "listening": 5,
     "hypervstate": 5, "trace": 5, "faults": 5, "replay": 5, "faulting": 5, "offering": 5,
-    "serialring": 5, "drives": 5,
+    "serialring": 5, "serialwatch": 5, "drives": 5,
     "guestcpu": 5, "guestcpuid": 5, "console": 5, "outlet": 5, "firmware_files": 5,
     "aio": 6,
     "": 6, "cli": 6, "__main__": 6, "options": 6, "terminal": 6, "progress": 6, "report": 6,
