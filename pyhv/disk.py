@@ -20,11 +20,12 @@ from .syncer import Syncer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from .diskoverlay import Clusters, Overlay
+    from .iovec import IoVec
 
-    Buffers = Sequence[memoryview]
+    Buffers = list[memoryview] | IoVec
 
 IOV_MAX = 1024
 SECTOR_SIZES = (512, 2048, 4096)
@@ -178,7 +179,11 @@ class Disk:
     def read_image(self, offset: int, views: Buffers) -> None:
         """Fill *views* from the image file itself, below a snapshot."""
         # nearly always all of it comes at once; what is short is read again
-        if len(views) > IOV_MAX or os.preadv(self._fd, views, offset) != sum(map(len, views)):
+        if type(views) is list:
+            done = len(views) == 1 and os.preadv(self._fd, views, offset) == len(views[0])
+        else:
+            done = views.preadv(self._fd, offset)
+        if not done:
             transfer(os.preadv, self._fd, offset, views)
 
     def writev(self, offset: int, views: Buffers, sync: bool = False) -> None:
@@ -199,7 +204,11 @@ class Disk:
     def write_image(self, offset: int, views: Buffers) -> None:
         """Write *views* to the image file itself, which has no snapshot over it."""
         # as in read_image; a short write is written again
-        if len(views) > IOV_MAX or os.pwritev(self._fd, views, offset) != sum(map(len, views)):
+        if type(views) is list:
+            done = len(views) == 1 and os.pwritev(self._fd, views, offset) == len(views[0])
+        else:
+            done = views.pwritev(self._fd, offset)
+        if not done:
             transfer(os.pwritev, self._fd, offset, views)
 
     def flush(self) -> None:

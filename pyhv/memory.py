@@ -47,8 +47,39 @@ _CODE = {
     # lfence; rdtsc; shl rdx, 32; or rax, rdx; ret
     "rdtsc": bytes.fromhex("0faee8 0f31 48c1e220 4809d0 c3"),
     "nop": b"\xc3",  # ret: a signal handler that does nothing (see runloop.py)
+    # Page numbers to struct iovecs (see iovec.py), neighbours merged. rdi: the region's first page
+    # number, its pages, its host address, then room for the iovecs; rsi: page numbers; edx: how
+    # many, 1 or more. Returns how many iovecs, 0 if a page is not in the region.
+    "iovec": bytes.fromhex(
+        "4c8d4708"  # lea r8, [rdi + 8]: 16 before the first iovec
+        "41ba00100000"  # mov r10d, 4096
+        "4531c9"  # xor r9d, r9d: where the iovec ends
+        "488b06"  # next: mov rax, [rsi]
+        "482b07"  # sub rax, [rdi]: below the region is a huge number, too
+        "483b4708"  # cmp rax, [rdi + 8]
+        "7336"  # jae none
+        "48c1e00c"  # shl rax, 12
+        "48034710"  # add rax, [rdi + 16]
+        "4c39c8"  # cmp rax, r9
+        "740f"  # je longer
+        "4983c010"  # add r8, 16
+        "498900"  # mov [r8], rax
+        "4983600800"  # and qword ptr [r8 + 8], 0
+        "4989c1"  # mov r9, rax
+        "4d015008"  # longer: add [r8 + 8], r10
+        "4d01d1"  # add r9, r10
+        "4883c608"  # add rsi, 8
+        "ffca"  # dec edx
+        "75c9"  # jnz next
+        "4929f8"  # sub r8, rdi
+        "41c1e804"  # shr r8d, 4
+        "4489c0"  # mov eax, r8d
+        "c3"  # ret
+        "31c0"  # none: xor eax, eax
+        "c3"  # ret
+    ),
 }
-_SLOT = 64
+_SLOT = 128
 # PYFUNCTYPE keeps the GIL: the code runs for nanoseconds, giving it up would cost more
 _OR8 = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint8)
 _BTS = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32)

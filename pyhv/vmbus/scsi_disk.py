@@ -9,6 +9,7 @@ from __future__ import annotations
 from struct import Struct
 
 from . import scsi, scsi_inquiry
+from .pagelist import PAGE
 from .scsi import CheckCondition, Overrun
 
 TYPE_CHECKING = False
@@ -75,7 +76,8 @@ def _read(lun: Lun, lba: int, blocks: int, data: PageList) -> int:
     if length > data.length:
         raise Overrun
     if length:
-        disk.readv(lba * disk.sector_size, data.views(length))
+        pages = data.views(length) if length <= PAGE else data.buffers(length)
+        disk.readv(lba * disk.sector_size, pages)
     return length
 
 
@@ -89,7 +91,8 @@ def _write(lun: Lun, lba: int, blocks: int, data: PageList, sync: int) -> int:
     if length > data.length:
         raise Overrun
     if length:
-        disk.writev(lba * disk.sector_size, data.views(length))
+        pages = data.views(length) if length <= PAGE else data.buffers(length)
+        disk.writev(lba * disk.sector_size, pages)
         lun.to_flush = bool(sync or disk.writethrough) and disk.volatile
     return length
 

@@ -14,7 +14,8 @@ PACKAGE = pathlib.Path(__file__).parents[2] / "pyhv"
 #: prefix of the module's name below pyhv -> row; the longest prefix counts
 ROWS = {
     "errors": 0, "abi": 0, "record": 0, "reasons": 0, "registers": 0, "saving": 0, "stop": 1,
-    "kvm": 1, "memory": 1, "bus": 1, "disk": 1, "config": 1, "cpu_options": 1, "cpu_features": 1,
+    "kvm": 1, "memory": 1, "iovec": 1, "bus": 1, "disk": 1, "config": 1, "cpu_options": 1,
+    "cpu_features": 1,
     "cpu_models": 1, "cpu_named": 1, "pagewalk": 1, "cpu_topology": 1, "timerthread": 1,
     "snapshotfile": 1, "diskoverlay": 1, "imagedisk": 1, "nbd": 1, "qemunbd": 1, "syncer": 1,
     "hyperv.tlfs": 1, "hyperv.features": 1, "hyperv.flags": 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -64,6 +65,25 @@ def test_requests(opened, format: str, cache: str) -> None:
     assert stor.run(WRITE, data=DATA).srb == OK
     assert stor.run(ZERO, data=bytes(512)).srb == OK
     assert stor.run(READ, 4096).data == bytes(4096)
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+@pytest.mark.parametrize("format", ["qcow2", "vpc", "vhdx"])
+def test_many_pages_at_once(opened, format: str, snapshot: bool) -> None:
+    """They come as addresses, for which a socket has no use."""
+    _, stor = opened(format, snapshot=snapshot)
+    data = random.Random(format).randbytes(24 * 4096)
+    pages = [stor.buffer[n] for n in (*range(100, 110), *range(40, 20, -2), 7, 8, 9, 5)]
+    for number, page in enumerate(pages):
+        stor.guest.memory.write(page * 4096, data[number * 4096 : (number + 1) * 4096])
+    ranges = [(len(data), 0, pages)]
+    write = cdb_10(scsi.WRITE_10, 128, len(data) // 512)
+    assert stor.run(write, len(data), direction=stor_sim.WRITE, ranges=ranges).srb == OK
+    for page in pages:
+        stor.guest.memory.zero(page * 4096, 4096)
+    read = cdb_10(scsi.READ_10, 128, len(data) // 512)
+    assert stor.run(read, len(data), ranges=ranges).moved == len(data)
+    assert b"".join(stor.guest.memory.read(page * 4096, 4096) for page in pages) == data
 
 
 def test_a_lost_server_is_a_medium_error(opened) -> None:
