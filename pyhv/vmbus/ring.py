@@ -117,7 +117,9 @@ class InRing(Ring):
         if write >= self.size or write & 7:
             raise BrokenRule("ring-index", f"{write:#x} of {self.size:#x}")
         read = self.read
-        if write >= read and self._data is not None:
+        if write == read:
+            return b""
+        if write > read and self._data is not None:
             return bytes(self._data[read:write])
         return self._load(read, (write - read) % self.size)
 

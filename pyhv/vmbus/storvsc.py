@@ -38,14 +38,16 @@ STATUS_OK, STATUS_NOT_SUPPORTED = 0, 0xC00000BB
 SUPPORTS_MULTI_CHANNEL = 1
 MAX_LUNS = 64
 
-# SRB, from 12 on: length, srb status, scsi status, port, path, target, lun, cdb length, sense
-# length, direction, zero, transfer length, then cdb 16 or sense 20
-_srb = Struct("<I8xH2xxBBBBBBxI16s").unpack_from
+# SRB, from 12 on: length, srb status, scsi status, port, path and target (as one number here), lun,
+# cdb length, sense length, direction, zero, transfer length, then cdb 16 or sense 20
+_srb = Struct("<I8x2x2xxHBBxBxI16s").unpack_from
 _properties = Struct("<4xH2xII8x").pack  # sub-channels, flags, most bytes per request
 SRB_LENGTH = 52
 # a whole completion packet: ring header, vstor header, SRB up to the transfer length, sense
-_done = Struct("<HHHHQ III HBBBBBBBBBBI 20s16x").pack
-_done_good = Struct("<HHHHQ III HBBBBBBBBBBI 36x").pack
+_done = Struct("<8sQ 14s BBxHBBBBxI 20s16x").pack
+_done_good = Struct("<8sQ 14s BBxHBBxBxI 36x").pack
+_RING_HEADER = Struct("<HHHH").pack(p.VM_PKT_COMP, 2, 10, 0)
+_VSTOR_HEADER = Struct("<IIIH").pack(COMPLETE_IO, 0, STATUS_OK, SRB_LENGTH)
 SRB_SUCCESS, SRB_ERROR, SRB_INVALID_REQUEST, SRB_DATA_OVERRUN = 0x01, 0x04, 0x06, 0x12
 SRB_INVALID_LUN, SRB_AUTOSENSE_VALID = 0x20, 0x80
 COMPLETION_WANTED = p.VMBUS_DATA_PACKET_FLAG_COMPLETION_REQUESTED
@@ -169,21 +171,19 @@ class Scsi(Device):
             ranges = start
         else:
             raise BrokenRule("packet-type", f"type {kind}")
-        (
-            operation, _, path, target, lun_number, cdb_length, _, direction, length, cdb,
-        ) = _srb(batch, body)  # fmt: skip
+        operation, target, lun_number, cdb_length, direction, length, cdb = _srb(batch, body)
         if operation != EXECUTE_SRB:
             self._control(channel, operation, flags, transaction, batch[body:end])
             return
         srb_status, scsi_status, sense = SRB_SUCCESS, scsi.GOOD, NO_SENSE
         pages = self._pages
         pages.set(batch, start, ranges, length)
-        lun = self.luns.get(lun_number) if not path | target else None
+        lun = self.luns.get(lun_number) if not target else None
         command = lun.commands.get(cdb[0]) if lun is not None else None
         moved = 0
         try:
             if lun is None or command is None or lun.attention or not 6 <= cdb_length <= 16:
-                srb_status, moved = self._unusual(lun, path | target, cdb_length, cdb, pages)
+                srb_status, moved = self._unusual(lun, target, cdb_length, cdb, pages)
             elif not self._ready:
                 srb_status = SRB_INVALID_REQUEST
             else:
@@ -205,21 +205,20 @@ class Scsi(Device):
                 if len(self._pending) >= MOST:
                     scsi_status, moved = scsi.TASK_SET_FULL, 0
                 elif flags & COMPLETION_WANTED:
-                    where = (path, target, lun_number, cdb_length, direction)
+                    where = (target & 0xFF, target >> 8, lun_number, cdb_length, direction)
                     self._pending.add(lun, channel, transaction, where, moved)
                     return
         if not flags & COMPLETION_WANTED:
             return
         if sense is NO_SENSE:
             channel.send(_done_good(
-                p.VM_PKT_COMP, 2, 10, 0, transaction, COMPLETE_IO, 0, 0, SRB_LENGTH, srb_status,
-                scsi_status, 0, path, target, lun_number, cdb_length, 0, direction, 0, moved,
+                _RING_HEADER, transaction, _VSTOR_HEADER, srb_status, scsi_status, target,
+                lun_number, cdb_length, direction, moved,
             ))  # fmt: skip
         else:
             channel.send(_done(
-                p.VM_PKT_COMP, 2, 10, 0, transaction, COMPLETE_IO, 0, 0, SRB_LENGTH, srb_status,
-                scsi_status, 0, path, target, lun_number, cdb_length, scsi.SENSE_LENGTH, direction,
-                0, 0, sense,
+                _RING_HEADER, transaction, _VSTOR_HEADER, srb_status, scsi_status, target,
+                lun_number, cdb_length, scsi.SENSE_LENGTH, direction, 0, sense,
             ))  # fmt: skip
 
     def _answer(
@@ -233,8 +232,8 @@ class Scsi(Device):
             status, scsi_status = SRB_ERROR | SRB_AUTOSENSE_VALID, scsi.CHECK_CONDITION
             moved, length, data = 0, scsi.SENSE_LENGTH, scsi.sense_data(sense)
         channel.send(_done(
-            p.VM_PKT_COMP, 2, 10, 0, transaction, COMPLETE_IO, 0, 0, SRB_LENGTH, status,
-            scsi_status, 0, path, target, lun, cdb_length, length, direction, 0, moved, data,
+            _RING_HEADER, transaction, _VSTOR_HEADER, status, scsi_status, path | target << 8, lun,
+            cdb_length, length, direction, moved, data,
         ))  # fmt: skip
 
     def _unusual(
