@@ -22,7 +22,23 @@ if TYPE_CHECKING:
             """Return how many frames it can take now."""
 
         def receive(self, received: list[bytes]) -> None:
-            """Take frames, at most :meth:`room` of them."""
+            """Take frames; those beyond :meth:`room` are lost."""
+
+        def landing(self, large: bool) -> list[memoryview]:
+            """Return where the next frame is to be put; empty: use receive.
+
+            :param large: pieces for a frame of any size; else only the first ones of them.
+            """
+
+        def landed(self, start: bytes, size: int, checked: bool) -> None:
+            """A frame of *size* bytes is there.
+
+            :param start: a private copy of its first 64. *checked*: its sums are right, or need
+                not be: the frame never left this host.
+            """
+
+        def landed_all(self) -> None:
+            """Pass on what landed."""
 
         def writable(self) -> None:
             """What :meth:`Backend.send` kept is gone: send again."""
@@ -38,11 +54,13 @@ class Backend:
     """No other end: frames vanish.
 
     ``checked``: the sums of what comes from it were computed on this host, so a guest need not
-    look. ``link``: the cable is in. ``sent``, ``received``, ``dropped`` count frames.
+    look. ``coalesces``: large frames may come from it (:meth:`coalesce`). ``link``: the cable is
+    in. ``sent``, ``received``, ``dropped`` count frames.
     """
 
     kind = "none"
     checked = False
+    coalesces = False
     link = False
 
     def __init__(self) -> None:
@@ -70,6 +88,9 @@ class Backend:
         """Send frames; False: some wait, send no more until ``sink.writable`` is called."""
         self.dropped += len(prepared)
         return True
+
+    def coalesce(self, on: bool) -> None:
+        """Let TCP frames of up to 64 KiB come, with sums not filled in, or (at first) not."""
 
     def resume(self) -> None:
         """The sink has room again."""

@@ -80,6 +80,19 @@ def layout(frame: bytes) -> Layout | None:
     return Layout(4 if kind == TYPE_IPV4 else 6, protocol, ip, transport, end)
 
 
+def plain_protocol(start: bytes) -> int:
+    """Return the IP protocol of a frame that begins with *start*.
+
+    0: no IP, a fragment, behind a VLAN tag, cut short; extension headers are a protocol.
+    """
+    kind = start[12:14]
+    if kind == b"\x08\x00" and len(start) >= 34 and not (start[20] & 0x3F or start[21]):
+        return start[23]
+    if kind == b"\x86\xdd" and len(start) >= 54:
+        return start[20]
+    return 0
+
+
 def total(data: bytes | memoryview) -> int:
     """Return the 16-bit big-endian words of *data* summed modulo 0xFFFF.
 

@@ -1,8 +1,8 @@
 """A tap interface of the host: frames to and from its kernel, which does the guest's offloads.
 
-Sources: linux Documentation/networking/tuntap.rst, include/uapi/linux/if_tun.h, virtio_net.h. Every
-frame has a virtio-net header; large and unfinished frames are given to the kernel, and none are
-asked of it (no TUNSETOFFLOAD).
+Sources: linux Documentation/networking/tuntap.rst, include/uapi/linux/if_tun.h. Every frame has a
+virtio-net header. Large and unfinished frames are given to the kernel, and taken from it
+(TUNSETOFFLOAD) while the sink's guest takes them.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import os
 from struct import Struct
 
 from ..errors import ConfigError, HostError
-from . import frames
+from . import frames, vnet
 from .backend import READ_FRAMES, Backend
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..hyperv.driver import Events
+    from .backend import Sink
 
 DEVICE = "/dev/net/tun"
-TUNSETIFF = 0x400454CA
+TUNSETIFF, TUNSETOFFLOAD = 0x400454CA, 0x400454D0
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN = 1, 2, 4, 8
+OFFLOADS = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
 IFNAMSIZ = 16
 _ifreq = Struct("16sH22x")
-# virtio_net_hdr: 0:1 flags, 1:1 GSO type, 2:2 header bytes, 4:2 GSO size, 6:2 sum from, 8:2 sum at
-_header = Struct("<BBHHHH")
-HEADER = _header.size
-NEEDS_CSUM, DATA_VALID = 1, 2
-GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_ECN = 0, 1, 4, 0x80
-PLAIN = _header.pack(0, GSO_NONE, 0, 0, 0, 0)
+HEADER = vnet.HEADER.size
+LARGE = 4096  # a frame of more bytes is likely followed by another
+HEADERS = 64  # bytes of a frame that say what it is and whose
 
 
 class Tap(Backend):
@@ -39,6 +39,7 @@ class Tap(Backend):
     """
 
     kind = "tap"
+    coalesces = True
 
     def __init__(self, name: str = "") -> None:
         super().__init__()
@@ -46,6 +47,9 @@ class Tap(Backend):
         self._fd = -1
         self._paused = False
         self._buffer = bytearray(frames.ETH_MAX + HEADER)
+        self._head = bytearray(HEADER)
+        self._rest = memoryview(bytearray(frames.ETH_MAX))
+        self._large = False  # the last frame was
 
     def open(self, events: Events) -> None:
         """Open the interface.
@@ -71,6 +75,7 @@ class Tap(Backend):
             ) from None
         self.name = _ifreq.unpack(answer)[0].rstrip(b"\0").decode()
         self._fd = fd
+        self.coalesce(False)  # an interface that stays keeps what its last user asked for
         events.add(fd, self._readable)
         self.set_link(True)
 
@@ -81,11 +86,68 @@ class Tap(Backend):
         if fd >= 0:
             if not self._paused:
                 self.events.remove(fd)
+            self._offload(fd, 0)
             os.close(fd)
 
+    def coalesce(self, on: bool) -> None:
+        """Take large and unfinished frames from the kernel, or have it finish them."""
+        if self._fd >= 0:
+            self._offload(self._fd, OFFLOADS if on else 0)
+
+    def _offload(self, fd: int, what: int) -> None:
+        try:
+            fcntl.ioctl(fd, TUNSETOFFLOAD, what)
+        except OSError:
+            pass  # the interface was deleted: nothing comes any more
+
     def _readable(self) -> None:
+        sink, room = self.sink, READ_FRAMES
+        if sink is not None:
+            room = min(sink.room(), READ_FRAMES)
+            if room and self._land(sink, room):
+                return
+        self._read(room)
+
+    def _land(self, sink: Sink, room: int) -> bool:
+        """Read frames to where the sink wants them; False: nowhere.
+
+        Until one is large, only the first pieces are named to the kernel: each costs.
+        """
+        head, fd, large = self._head, self._fd, self._large
+        if not (pieces := sink.landing(large)):
+            return False
+        while room and pieces:
+            try:
+                size = os.readv(fd, [head, *pieces] if large else [head, *pieces, self._rest])
+            except BlockingIOError:
+                break
+            except OSError as error:  # EBADFD: the interface was deleted
+                self._lost(str(error.strerror))
+                break
+            size -= HEADER
+            if size <= frames.ETH_HEADER:
+                continue
+            room -= 1
+            self.received += 1
+            first = sum(map(len, pieces)) if not large else size
+            if size > first:
+                pieces = _spread(self._rest[: size - first], first, sink.landing(True))
+            start = bytes(pieces[0][:HEADERS])[:size]
+            if head == vnet.PLAIN:
+                sink.landed(start, size, False)
+            elif frames.plain_protocol(start) == frames.TCP:
+                sink.landed(start, size, bool(head[0] & (vnet.NEEDS_CSUM | vnet.DATA_VALID)))
+            else:  # UDP: a DHCP client looks at the sum past its kernel; VLAN tags and others
+                sink.landed_all()
+                sink.receive(vnet.finished(head, b"".join(pieces)[:size]))
+            large = size > LARGE
+            pieces = sink.landing(large)
+        self._large = large
+        sink.landed_all()
+        return True
+
+    def _read(self, room: int) -> None:
         sink, buffer, fd = self.sink, self._buffer, self._fd
-        room = READ_FRAMES if sink is None else min(sink.room(), READ_FRAMES)
         found: list[bytes] = []
         while len(found) < room:
             try:
@@ -95,8 +157,13 @@ class Tap(Backend):
             except OSError as error:  # EBADFD: the interface was deleted
                 self._lost(str(error.strerror))
                 break
-            if size > HEADER + frames.ETH_HEADER:
-                found.append(bytes(buffer[HEADER:size]))
+            if size <= HEADER + frames.ETH_HEADER:
+                continue
+            frame = bytes(buffer[HEADER:size])
+            if buffer.startswith(vnet.PLAIN):
+                found.append(frame)
+            else:  # it lay there before the kernel was told to finish them
+                found += vnet.finished(buffer[:HEADER], frame)
         if not room:
             self._paused = True
             self.events.remove(fd)
@@ -122,13 +189,13 @@ class Tap(Backend):
     def prepare(self, frame: bytes, requested: int, mss: int) -> list[bytes]:
         """Put the header in front that makes the kernel do the offloads."""
         if not requested and not mss:
-            return [PLAIN + frame]
+            return [vnet.PLAIN + frame]
         at = frames.layout(frame)
         payload = frames.tcp_headers_end(frame, at)
         if mss and (not payload or not frames.LEAST_MSS <= mss <= 0xFFFF):
             return []
         if at is None:
-            return [PLAIN + frame]
+            return [vnet.PLAIN + frame]
         done, end = bytearray(frame), at.end or len(frame)
         if mss:
             if len(frame) - at.ip > 0xFFFF:
@@ -138,18 +205,9 @@ class Tap(Backend):
         if mss or requested & frames.CSUM_IP_HEADER:
             frames.put_ip_checksum(done, at)
         if not mss and not frames.wants_transport(requested, at.protocol):
-            return [PLAIN + bytes(done)]
+            return [vnet.PLAIN + bytes(done)]
         frames.put_pseudo(done, at, end - at.transport)
-        kind = GSO_NONE
-        if mss:
-            kind = GSO_TCPV4 if at.version == 4 else GSO_TCPV6
-            if frame[at.transport + 13] & frames.TCP_CWR:
-                kind |= GSO_ECN
-        head = _header.pack(
-            NEEDS_CSUM, kind, payload if mss else 0, mss, at.transport,
-            frames.CHECKSUM_AT[at.protocol],
-        )  # fmt: skip
-        return [head + bytes(done)]
+        return [vnet.header(done, at, payload, mss) + done]
 
     def send(self, prepared: list[bytes]) -> bool:
         """Write frames; the kernel takes or drops each at once."""
@@ -164,3 +222,15 @@ class Tap(Backend):
             except OSError:  # EIO: the interface is down; EINVAL: a header it does not believe
                 self.dropped += 1
         return True
+
+
+def _spread(rest: memoryview, at: int, pieces: list[memoryview]) -> list[memoryview]:
+    """Copy *rest* behind the first *at* bytes of *pieces*; return those."""
+    for piece in pieces:
+        if at >= len(piece):
+            at -= len(piece)
+            continue
+        part = rest[: len(piece) - at]
+        piece[at : at + len(part)] = part
+        rest, at = rest[len(part) :], 0
+    return pieces

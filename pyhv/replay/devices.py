@@ -121,6 +121,7 @@ class Workshop:
             return None
         backend = Backend()
         backend.link = bool(rows[number]["link"])
+        backend.coalesces = bool(rows[number].get("coalesces"))
         return Netvsc(backend, bytes.fromhex(rows[number]["mac"]), number)
 
     def timesync(self, number: int) -> Device:

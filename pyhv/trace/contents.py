@@ -91,7 +91,8 @@ def of_board(board: Board) -> Fields:
             for lun, disk in luns.items() if disk is not None
         ],
         "nics": [
-            {"mac": mac.hex(), "link": backend.link} for backend, mac in board.machine.nics
+            {"mac": mac.hex(), "link": backend.link, "coalesces": backend.coalesces}
+            for backend, mac in board.machine.nics
         ],
     }  # fmt: skip
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from struct import Struct
 
 from ..net.frames import tagged
+from . import netvsc_landing, netvsc_receive, rndis
 from . import netvsc_protocol as n
 from . import protocol as p
-from . import rndis
 from .netvsc_receive import ReceiveBuffer, section_size
-from .netvsc_saved import SavedNetvsc
+from .netvsc_sink import NetvscSink
 from .pagelist import PageList
 from .rss import Rss
 from .rules import BrokenRule
@@ -38,14 +38,15 @@ _completion = Struct("<HHHHQ II32x").pack
 NO_ANSWER = b""
 
 
-class Netvsc(SavedNetvsc):
+class Netvsc(NetvscSink):
     """A card on *backend*, which it does not close.
 
     :param mac: 6 bytes. *number*: distinguishes the cards of one machine.
     :param max_version: the highest NVSP version to agree to.
 
     What guests read and set is here: ``mtu``, ``mac``, ``filter`` (0: the interface is down),
-    ``rss``, ``tell_checksums``; ``queues`` are the open channels, the primary first.
+    ``rss``, ``tell_checksums``, ``coalesced`` (RSC); ``queues`` are the open channels, the primary
+    first.
     """
 
     class_guid = p.GUID_NET
@@ -71,10 +72,12 @@ class Netvsc(SavedNetvsc):
         self.filter = 0
         self.mtu, self.mac = DEFAULT_MTU, self.permanent_mac
         self.tell_checksums = True
+        self.can_coalesce = self.coalesced = False
         self.rss = Rss()
         self.queues: dict[int, Channel] = {}  # by sub-channel index
         self._subchannels = 0
         self._receive: ReceiveBuffer | None = None
+        self._landing = None
         self._send: SharedBuffer | None = None
         self._frames.clear()
         self._sends.clear()
@@ -91,6 +94,7 @@ class Netvsc(SavedNetvsc):
         """A driver begins, or one more queue of it."""
         if channel.primary is None:
             self._begin()
+            self.backend.coalesce(False)
             self.backend.sink = self
         self.queues[channel.sub_index] = channel
         if self._subchannels and len(self.queues) == self._subchannels + 1:
@@ -100,10 +104,13 @@ class Netvsc(SavedNetvsc):
         """A queue less; without the primary, the driver is gone."""
         if self.queues.pop(channel.sub_index, None) is None:
             return
+        if self._landing is not None:
+            self._landing.forget(channel)
         if channel.primary is None:
             if self.backend.sink is self:
                 self.backend.sink = None
             self._begin()
+            self.backend.coalesce(False)
             self.backend.resume()  # what comes now falls on the floor
 
     def halt(self) -> None:
@@ -125,33 +132,6 @@ class Netvsc(SavedNetvsc):
 
     # from the backend
 
-    def room(self) -> int:
-        """Return how many frames we can take: any number while nobody wants them."""
-        receive = self._receive
-        return len(receive.free) if receive is not None and self.filter else 1 << 16
-
-    def receive(self, received: list[bytes]) -> None:
-        """Pass frames on to the queues that they belong to."""
-        receive = self._receive
-        if receive is None or not self.filter:
-            self.dropped += len(received)
-            return
-        done, checked = 0, self.backend.checked and self.tell_checksums
-        try:
-            if not self.rss.enabled or len(self.queues) == 1:
-                done = receive.data(self.queues[0], received, checked)
-            else:
-                queues: dict[int, list[bytes]] = {}
-                for frame in received:
-                    queue = self.rss.queue(frame)
-                    queues.setdefault(queue if queue in self.queues else 0, []).append(frame)
-                for queue, some in queues.items():
-                    done += receive.data(self.queues[queue], some, checked)
-        except BrokenRule as error:
-            self._broken(error)
-        self.received += done
-        self.dropped += len(received) - done
-
     def writable(self) -> None:
         """Complete the sends that waited for the backend."""
         held, self._held = self._held, []
@@ -165,12 +145,6 @@ class Netvsc(SavedNetvsc):
                 self._receive.control(self.queues[0], rndis.indicate(up))
             except BrokenRule as error:
                 self._broken(error)
-
-    def _broken(self, error: BrokenRule) -> None:
-        """Outside of a batch a broken rule closes the primary."""
-        primary = self.queues.get(0)
-        if primary is not None:
-            primary.server.broken(error, primary)
 
     # from the guest
 
@@ -296,6 +270,10 @@ class Netvsc(SavedNetvsc):
     def _config(self, channel: Channel, message: bytes) -> bytes:
         mtu, _ = n.NDIS_CONFIG.unpack_from(message)
         self.mtu = max(LEAST_MTU, min(mtu - 14, MOST_MTU))
+        if len(message) >= n.NDIS_CAPABILITIES.size:
+            (able,) = n.NDIS_CAPABILITIES.unpack_from(message)
+            newest = self.version >= n.NVSP_PROTOCOL_VERSION_61 and self.backend.coalesces
+            self.can_coalesce = newest and bool(able & n.NDIS_CAPABILITY_RSC)
         return NO_ANSWER
 
     def _lent(self, channel: Channel, message: bytes) -> tuple[SharedBuffer | None, int]:
@@ -307,17 +285,20 @@ class Netvsc(SavedNetvsc):
 
     def _receive_buffer(self, channel: Channel, message: bytes) -> bytes:
         buffer, identity = self._lent(channel, message)
-        size = section_size(self.mtu)
+        least = netvsc_landing.SECTION if self.can_coalesce else netvsc_receive.SECTION
+        size = section_size(self.mtu, least)
         kind = n.NVSP_MSG1_TYPE_SEND_RECV_BUF_COMPLETE
         if buffer is None or self._receive is not None or buffer.size < size:
             return n.RECV_BUF_COMPLETE.pack(kind, n.NVSP_STAT_FAIL, 0, 0, 0, 0, 0)
         receive = self._receive = ReceiveBuffer(buffer, identity, size)
+        self.land()
         return n.RECV_BUF_COMPLETE.pack(
             kind, n.NVSP_STAT_SUCCESS, 1, 0, size, receive.count, size * receive.count
         )
 
     def _revoke_receive(self, channel: Channel, message: bytes) -> bytes:
         self._receive = None
+        self.land()
         self.backend.resume()
         return NO_ANSWER
 

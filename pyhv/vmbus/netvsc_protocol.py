@@ -52,7 +52,10 @@ SEND_BUF_COMPLETE = Struct("<III")  # 4:4 status, 8:4 section bytes
 RNDIS_PKT = Struct("<IIII")
 RNDIS_CHANNEL_DATA, RNDIS_CHANNEL_CONTROL = 0, 1
 NETVSC_INVALID_INDEX = 0xFFFFFFFF
-NDIS_CONFIG = Struct("<4xII")  # 4:4 MTU with the Ethernet header, 8:4 zero, 16:8 capabilities
+# 4:4 MTU with the Ethernet header, 8:4 zero, 12:8 capabilities
+NDIS_CONFIG = Struct("<4xII")
+NDIS_CAPABILITIES = Struct("<12xQ")
+NDIS_CAPABILITY_RSC = 1 << 7
 SUBCHANNEL = Struct("<4xII")  # 4:4 operation, 8:4 how many
 NVSP_SUBCHANNEL_ALLOCATE = 1
 SUBCHANNEL_COMPLETE = Struct("<III")  # 4:4 status, 8:4 how many
@@ -109,6 +112,13 @@ PPI = Struct("<III")
 PPI_TCPIP_CHKSUM = 0
 PPI_TCP_LARGESEND = 2
 PPI_IEEE_8021Q = 6
+# what is RNDIS's own, not NDIS's, has the top bit of the type. The id of a part of a packet: 0:1
+# version, 1:1 flags, 2:2 number
+PPI_INTERNAL = 1 << 31
+RNDIS_PKTINFO_ID = 1
+PKTINFO_ID = Struct("<BBH")
+RNDIS_PKTINFO_ID_V1 = 1
+RNDIS_PKTINFO_SUBALLOC, RNDIS_PKTINFO_1ST_FRAG, RNDIS_PKTINFO_LAST_FRAG = 1, 2, 4
 LSO_MSS = 0xFFFFF  # of the large-send value; 20:10 TCP offset, 30:1 is 1 (version 2)
 VLAN_PRIORITY, VLAN_CFI, VLAN_ID_SHIFT, VLAN_ID = 7, 8, 4, 0xFFF
 # received sums: what the device found right
@@ -164,11 +174,12 @@ RSS_TABLE_ENTRIES, RSS_KEY_BYTES = 128, 40
 HASH_IPV4, HASH_TCP_IPV4, HASH_IPV6, HASH_TCP_IPV6 = 0x100, 0x200, 0x400, 0x1000
 
 # NDIS_OFFLOAD: 4:32 checksums (transmit encapsulation, what; receive; IPv4, then IPv6), 36:16
-# large send 1, 52:28 IPsec 1, 80:28 large send 2, 108:4 flags; 6.1: 112:40 IPsec 2; 6.30: 152:4
-# receive coalescing, 156:8 encapsulation
+# large send 1, 52:28 IPsec 1, 80:28 large send 2, 108:4 flags; 6.1: 112:32 IPsec 2; 6.30: 144:2
+# receive coalescing of IPv4, IPv6, 148:8 encapsulation
 OFFLOAD_BODY = Struct("<IIIIIIII 16x 28x III IIII 4x")
-OFFLOAD_SIZES = (164, 152, 112)  # NDIS 6.30, 6.1, 6.0
-OFFLOAD_REVISION = {164: 3, 152: 2, 112: 1}
+OFFLOAD_SIZES = (156, 144, 112)  # NDIS 6.30, 6.1, 6.0
+OFFLOAD_REVISION = {156: 3, 144: 2, 112: 1}
+OFFLOAD_RSC = slice(144, 146)  # 1: it can
 NDIS_OFFLOAD_ENCAP_8023 = 2
 CAP_IP4 = 0x100 | 0x001  # header checksum, with options (IPv4)
 CAP_TCP = 0x010 | 0x004  # TCP, with options (either version)
@@ -177,5 +188,9 @@ CAP_IP6EXT = 0x001
 LSO_MAX_SIZE = 62780  # headers and this are still an IP packet
 LSO_MIN_SEGMENTS = 2
 LSO_IP6 = 0x001 | 0x004  # extension headers, TCP options
-OFFLOAD_PARAMETERS = Struct("<BBH 5B")  # 4:5 IPv4, TCPv4, UDPv4, TCPv6, UDPv6
+# 4:5 checksums of IPv4, TCPv4, UDPv4, TCPv6, UDPv6, 9:6 large sends and others, 16:4 flags, 20:2
+# IPsec 2; 6.30: 22:2 receive coalescing of IPv4, IPv6
+OFFLOAD_PARAMETERS = Struct("<BBH 5B")
+PARAMETERS_RSC = slice(22, 24)
 OFFLOAD_NO_CHANGE, OFFLOAD_TX_RX_DISABLED, OFFLOAD_TX_ENABLED = 0, 1, 2
+OFFLOAD_RSC_DISABLED, OFFLOAD_RSC_ENABLED = 1, 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from struct import Struct
 
+from ..net.frames import plain_protocol
 from ..saving import fields, put
 from . import netvsc_protocol as n
 from . import protocol as p
@@ -43,10 +44,10 @@ SUMS = {
 }
 
 
-def section_size(mtu: int) -> int:
+def section_size(mtu: int, least: int = SECTION) -> int:
     """Return the bytes of a section for frames of *mtu* (without the Ethernet header)."""
     need = mtu + 14 + 8 + HEADERS
-    return SECTION if need <= SECTION else (need + PAGE - 1) // PAGE * PAGE
+    return least if need <= least else (need + PAGE - 1) // PAGE * PAGE
 
 
 class ReceiveBuffer:
@@ -90,13 +91,15 @@ class ReceiveBuffer:
             for channel, message in waiting:
                 self.control(channel, message)
 
-    def _lend(self, sections: tuple[int, ...]) -> int:
+    def lend(self, sections: tuple[int, ...]) -> int:
+        """Return the transaction under which *sections* are the guest's."""
         transaction = self._next
         self._next = transaction % 0xFFFFFFFF + 1
         self._lent[transaction] = sections
         return transaction
 
-    def _send(self, channel: Channel, packet: bytes, transaction: int) -> bool:
+    def send(self, channel: Channel, packet: bytes, transaction: int) -> bool:
+        """Send *packet*; False: it is lost, and the sections of *transaction* are free again."""
         if channel.send(packet):
             return True
         self.free.extend(self._lent.pop(transaction))  # the ring is full for good, or closed
@@ -115,8 +118,8 @@ class ReceiveBuffer:
         message = message[: self.size]
         section = self.free.pop()
         self.buffer.write(section * self.size, message)
-        transaction = self._lend((section,))
-        self._send(channel, self._packet(
+        transaction = self.lend((section,))
+        self.send(channel, self._packet(
             transaction, ((section, len(message)),), n.RNDIS_CHANNEL_CONTROL), transaction)
 
     def data(self, channel: Channel, frames: list[bytes], checked: bool) -> int:
@@ -150,9 +153,9 @@ class ReceiveBuffer:
                 ranges.append((section, total))
             if not ranges:
                 continue
-            transaction = self._lend(tuple([section for section, _ in ranges]))
+            transaction = self.lend(tuple([section for section, _ in ranges]))
             packet = self._packet(transaction, tuple(ranges), n.RNDIS_CHANNEL_DATA)
-            if self._send(channel, packet, transaction):
+            if self.send(channel, packet, transaction):
                 done += len(ranges)
         return done
 
@@ -180,9 +183,4 @@ class ReceiveBuffer:
 
 def sums_of(frame: bytes) -> int:
     """Return what to say of *frame*'s sums; 0: nothing (no TCP or UDP, a fragment, a VLAN tag)."""
-    kind = frame[12:14]
-    if kind == b"\x08\x00" and len(frame) >= 34 and not (frame[20] & 0x3F or frame[21]):
-        return SUMS.get(frame[23], 0)
-    if kind == b"\x86\xdd" and len(frame) >= 54:
-        return SUMS.get(frame[20], 0)
-    return 0
+    return SUMS.get(plain_protocol(frame), 0)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .channel import Channel
     from .rss import Rss
 
-SAVED = ("version", "initialized", "filter", "mtu", "mac", "tell_checksums", "_subchannels")
+SAVED = ("version", "initialized", "filter", "mtu", "mac", "tell_checksums", "_subchannels",
+         "can_coalesce", "coalesced")  # fmt: skip
 RSS = ("enabled", "key", "table", "types")
 
 
@@ -29,6 +30,12 @@ class SavedNetvsc(Device):
     _held: list[tuple[Channel, int]]
     _receive: ReceiveBuffer | None
     _send: SharedBuffer | None
+
+    can_coalesce: bool
+
+    def land(self) -> None:
+        """Have the backend coalesce, or not."""
+        raise NotImplementedError
 
     def writable(self) -> None:
         """Complete the sends that waited for the backend."""
@@ -61,5 +68,7 @@ class SavedNetvsc(Device):
         lent = server.gpadls.get(primary.relid, send) if send is not None else None
         self._send = SharedBuffer(server.memory, lent) if lent is not None else None
         self._held = [(channels[queue], transaction) for queue, transaction in state["held"]]
+        self.can_coalesce &= self.backend.coalesces  # it may be another
+        self.land()
         self.backend.sink = self
         server.events.call(self.writable)

@@ -76,7 +76,7 @@ def _rss_capabilities(adapter: Netvsc, length: int) -> bytes:
 
 
 def _offload(adapter: Netvsc, length: int) -> bytes:
-    """Checksums both ways, large send of TCP over IPv4 and IPv6; as large as the guest asks for."""
+    """Checksums both ways, large send, coalescing if both ends can; as long as the guest asks."""
     size = next((size for size in n.OFFLOAD_SIZES if size <= length), n.OFFLOAD_SIZES[-1])
     encapsulation = n.NDIS_OFFLOAD_ENCAP_8023
     head = n.NDIS_OBJECT.pack(n.NDIS_OBJECT_TYPE_OFFLOAD, n.OFFLOAD_REVISION[size], size)
@@ -86,7 +86,10 @@ def _offload(adapter: Netvsc, length: int) -> bytes:
         encapsulation, n.LSO_MAX_SIZE, n.LSO_MIN_SEGMENTS,
         encapsulation, n.LSO_MAX_SIZE, n.LSO_MIN_SEGMENTS, n.LSO_IP6,
     )  # fmt: skip
-    return (head + body).ljust(size, b"\0")
+    answer = bytearray((head + body).ljust(size, b"\0"))
+    if size >= n.OFFLOAD_RSC.stop and adapter.can_coalesce:
+        answer[n.OFFLOAD_RSC] = b"\1\1"
+    return bytes(answer)
 
 
 #: OID -> (adapter, the guest's buffer length) -> data
@@ -132,7 +135,7 @@ def _set_multicast(adapter: Netvsc, data: bytes) -> bool:
 
 
 def _set_offload(adapter: Netvsc, data: bytes) -> bool:
-    """What is sent says by itself what is left to do; only received sums can be switched off."""
+    """What is sent says by itself what is left to do; what is received can be switched off."""
     if len(data) < n.OFFLOAD_PARAMETERS.size:
         return False
     kind, _, _, _, tcp4, _, _, _ = n.OFFLOAD_PARAMETERS.unpack_from(data)
@@ -140,6 +143,10 @@ def _set_offload(adapter: Netvsc, data: bytes) -> bool:
         return False
     if tcp4 != n.OFFLOAD_NO_CHANGE:
         adapter.tell_checksums = tcp4 > n.OFFLOAD_TX_ENABLED
+    rsc = data[n.PARAMETERS_RSC]
+    if len(rsc) == 2 and any(rsc):
+        adapter.coalesced = n.OFFLOAD_RSC_DISABLED not in rsc
+    adapter.land()
     return True
 
 

@@ -29,6 +29,18 @@ class SharedBuffer:
         self.size, self._offset, _ = gpadl.ranges[0]
         self._pages, self._bytes, self.gpadl = gpadl.pages, memory.bytes, gpadl.id
 
+    def check(self) -> None:
+        """Return while the pages are lent; :raises BrokenRule: they are not."""
+        if not self._pages:
+            raise BrokenRule("gpadl-unknown", "a buffer whose GPADL is torn down")
+
+    def views(self, at: int, length: int) -> list[memoryview]:
+        """Return *length* bytes from *at* on as slices of guest RAM; the caller checked the bounds.
+
+        Who keeps them asks :meth:`check` before each use.
+        """
+        return self._pieces(at, length)
+
     def _pieces(self, at: int, length: int) -> list[memoryview]:
         at += self._offset
         found = []

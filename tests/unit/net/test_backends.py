@@ -42,6 +42,9 @@ class Sink:
         self.space -= len(received)
         self.frames += received
 
+    def landing(self, large: bool) -> list[memoryview]:
+        return []
+
     def writable(self) -> None:
         self.writes += 1
 

@@ -20,9 +20,12 @@ class Cable(Backend):
 
     kind = "test"
 
-    def __init__(self, link: bool = True, checked: bool = False) -> None:
+    def __init__(
+        self, link: bool = True, checked: bool = False, coalesces: bool = False
+    ) -> None:
         super().__init__()
-        self.link, self.checked = link, checked
+        self.link, self.checked, self.coalesces = link, checked, coalesces
+        self.coalescing = False
         self.wire: list[bytes] = []
         self.busy = False
         self.resumed = 0
@@ -33,6 +36,28 @@ class Cable(Backend):
 
     def resume(self) -> None:
         self.resumed += 1
+
+    def coalesce(self, on: bool) -> None:
+        assert self.coalesces or not on
+        self.coalescing = on
+
+    def land(self, *several: bytes, checked: bool = True) -> int:
+        """Put frames where the sink wants them; return how many went."""
+        done = 0
+        for frame in several:
+            pieces, at = self.sink.landing(True), 0
+            if not pieces:
+                break
+            assert sum(map(len, pieces)) >= frames.ETH_MAX
+            for piece in pieces:
+                part = frame[at : at + len(piece)]
+                piece[: len(part)] = part
+                at += len(part)
+            self.sink.landed(frame[:64], len(frame), checked)
+            done += 1
+        if self.sink is not None:
+            self.sink.landed_all()
+        return done
 
     def sent_frames(self) -> list[bytes]:
         found, self.wire = self.wire, []
@@ -80,6 +105,7 @@ class Received(NamedTuple):
     frame: bytes
     sums: int | None
     channel: int
+    parts: int = 1
 
 
 class NetGuest:
@@ -216,13 +242,16 @@ class NetGuest:
         kind, channel_type, section, _ = struct.unpack_from("<IIII", one.data)
         assert (kind, section) == (107, NO_SECTION)
         assert one.flags == 1
-        for length, offset in self.ranges_of[one.transaction]:
+        self.parts: list[Received] = []
+        ranges = self.ranges_of[one.transaction]
+        for number, (length, offset) in enumerate(ranges):
+            assert length <= (self.section or length)
             message = self.read_buffer(offset, length)
             code, total = struct.unpack_from("<II", message)
             assert total == length
             if code == 1:
                 assert channel_type == 0
-                self.frames.append(self._frame(message, channel.relid))
+                self._frame(message, channel.relid, number == len(ranges) - 1)
             elif code == 7:
                 self.indications.append(struct.unpack_from("<I", message, 8)[0])
             else:
@@ -247,14 +276,35 @@ class NetGuest:
             offset, length = offset + count, length - count
         return found
 
-    def _frame(self, message: bytes, relid: int) -> Received:
+    def _frame(self, message: bytes, relid: int, is_last: bool) -> None:
+        """Take a message as Linux does: parts of a coalesced packet by their ids."""
         offset, length = struct.unpack_from("<II", message, 8)
-        ppi_offset, ppi_length = struct.unpack_from("<II", message, 28)
-        sums = None
-        if ppi_length:
-            size, kind, at, sums = struct.unpack_from("<IIII", message, 8 + ppi_offset)
-            assert (size, kind, at, ppi_length) == (16, 0, 12, 16)
-        return Received(message[8 + offset : 8 + offset + length], sums, relid)
+        at, end = struct.unpack_from("<II", message, 28)
+        at, end, found = at + 8, at + 8 + end, {}
+        while at < end:
+            size, kind, place, value = struct.unpack_from("<IIII", message, at)
+            assert (size, place) == (16, 12)
+            found[kind] = value
+            at += size
+        assert at == end
+        assert found.keys() <= {0, 1 | 1 << 31}
+        one = Received(message[8 + offset : 8 + offset + length], found.get(0), relid)
+        assert len(one.frame) == length
+        if 1 | 1 << 31 not in found:
+            assert not self.parts, "a frame between the parts of another"
+            self.frames.append(one)
+            return
+        version, flags = found[1 | 1 << 31] & 0xFF, found[1 | 1 << 31] >> 8 & 0xFF
+        assert version == 1
+        assert flags & 1
+        assert bool(flags & 2) == (not self.parts), "the first, and only it, says so"
+        self.parts.append(one)
+        if flags & 4:
+            whole = b"".join(part.frame for part in self.parts)
+            self.frames.append(self.parts[0]._replace(frame=whole, parts=len(self.parts)))
+            self.parts = []
+        else:
+            assert not is_last, "Linux drops what does not end with its packet"
 
 
 def watch_ranges(driver: NetGuest) -> None:

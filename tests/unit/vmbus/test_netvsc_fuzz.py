@@ -15,11 +15,13 @@ from guest_sim import MEMORY, PAGE, gpa_ranges, packet
 from net_sim import MAC, Cable, NetGuest, ethernet, ipv4, ipv6, ppi, rndis_packet, tcp, udp
 
 from pyhv.vmbus import netvsc as netvsc_module
+from pyhv.vmbus import netvsc_protocol as n
 from pyhv.vmbus import netvsc_receive
 from pyhv.vmbus.netvsc import Netvsc
 from pyhv.vmbus.rndis_oids import QUERY, SET
 from pyhv.vmbus.rules import RULES
 
+ENABLE_RSC = struct.pack("<BBH5B13x2B4x", 0x80, 3, 28, *[4] * 5, 2, 2)
 FRAME = ethernet(ipv4(udp(b"hello"), 17))
 NUMBERS = (0, 1, 2, 7, 8, 14, 43, 44, 60, 2048, 4096, 6144, 65535, 1 << 31, (1 << 32) - 1)
 
@@ -247,7 +249,8 @@ def random_control(rng: random.Random) -> bytes:
         rng.randbytes(rng.randrange(700)), struct.pack("<I", rng.choice((0, 13))),
         struct.pack("<BBHHHIHHIHHIIII", 0x89, 2, 40, rng.randrange(32), 0, 0x1701, *rss)
         + rng.randbytes(600),
-        struct.pack("<BBH5B", 0x80, 3, 32, *rng.choices(range(6), k=5)) + bytes(20),
+        struct.pack("<BBH5B", 0x80, 3, 32, *rng.choices(range(6), k=5)) + bytes(13)
+        + bytes(rng.choices(range(4), k=2)) + bytes(4),
     ))  # fmt: skip
     length = rng.choice((len(value), len(value), number(rng)))
     body = struct.pack("<5I", 7, oid, length, rng.choice((20, 20, number(rng))), 0) + value
@@ -260,7 +263,8 @@ def bounded(device: Netvsc, guest) -> None:
     assert len(device._held) <= netvsc_module.MOST_HELD + 64
     assert not device._frames
     assert not device._sends
-    receive = device._receive
+    receive, landing = device._receive, device._landing
+    assert landing is None or (landing.receive is receive and not landing._landed)
     if receive is not None:
         lent = sum(len(sections) for sections in receive._lent.values())
         assert lent + len(receive.free) == receive.count
@@ -274,17 +278,24 @@ def bounded(device: Netvsc, guest) -> None:
 def test_fuzz(make_guest, fuzz, seed: int) -> None:
     """Nothing raises, nothing grows, no byte outside the lent pages changes, honest guests live."""
     rng = random.Random(seed)
-    cable = Cable(checked=bool(seed & 1))
+    cable = Cable(checked=bool(seed & 1), coalesces=bool(seed & 2))
     device = Netvsc(cable, MAC)
     guest = make_guest(device, vp_count=3)
     driver = net_sim.start(guest)
     crashes = watch_server(guest)
     outside = [(page, guest.memory.read(page * PAGE, PAGE)) for page in (1, 2, MEMORY // PAGE - 1)]
-    frames_out = reopened = 0
+    frames_out = reopened = landed = 0
+
+    def land(several: list[bytes]) -> None:
+        nonlocal landed
+        if cable.sink is not None:
+            landed += cable.land(*several, checked=rng.random() < 0.5)
+
     for _ in fuzz.rounds(400):
         if guest.server.channels[driver.channel.relid].state != "open":
             reopen(driver)
             reopened += 1
+            driver.set(n.OID_TCP_OFFLOAD_PARAMETERS, ENABLE_RSC)
         if guest.next_page > 2500:
             guest.next_page = 1200
         action = rng.random()
@@ -307,6 +318,10 @@ def test_fuzz(make_guest, fuzz, seed: int) -> None:
             elif action < 0.8:
                 kind = rng.choice((6, 7, 8, 9, 10, 11))
                 driver.channel.put(packet(kind, rng.randbytes(rng.randrange(80) & ~7), number(rng)))
+            elif action < 0.9:
+                some = [(random_frame(rng) * 40)[: rng.choice((60, 1514, 65549))]
+                        for _ in range(rng.randrange(5))]  # fmt: skip
+                guest.events.call(lambda some=some: land(some))
             elif cable.sink is not None:
                 some = [random_frame(rng) for _ in range(min(rng.randrange(40), cable.sink.room()))]
                 guest.events.call(lambda some=some: cable.sink and cable.sink.receive(some))
@@ -333,6 +348,7 @@ def test_fuzz(make_guest, fuzz, seed: int) -> None:
         bounded(device, guest)
     assert frames_out > 50
     assert reopened > 10
+    assert bool(landed > 50) == cable.coalesces
     for page, data in outside:
         assert guest.memory.read(page * PAGE, PAGE) == data
     reopen(driver)
