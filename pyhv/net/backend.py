@@ -84,7 +84,17 @@ class Backend:
         """Return *frame* in the form that :meth:`send` takes; parameters: frames.finished."""
         return frames.finished(frame, requested, mss)
 
-    def send(self, prepared: list[bytes]) -> bool:
+    def prepare_pieces(
+        self, begin: bytes, pieces: list[memoryview], size: int, requested: int, mss: int
+    ) -> list:
+        """Return a frame as :meth:`prepare` does: *size* bytes, *begin* and then *pieces*.
+
+        :param pieces: slices of guest RAM, which the guest may change meanwhile; good until the
+            send is completed.
+        """
+        return self.prepare(b"".join((begin, *pieces)), requested, mss)
+
+    def send(self, prepared: list) -> bool:
         """Send frames; False: some wait, send no more until ``sink.writable`` is called."""
         self.dropped += len(prepared)
         return True

@@ -50,8 +50,11 @@ def _word(frame: bytes, at: int) -> int:
     return frame[at] << 8 | frame[at + 1]
 
 
-def layout(frame: bytes) -> Layout | None:
-    """Return where the headers of *frame* are; None: no IP, a fragment, or headers cut short."""
+def layout(frame: bytes, whole: int = 0) -> Layout | None:
+    """Return where the headers of *frame* are; None: no IP, a fragment, or headers cut short.
+
+    :param whole: bytes of the frame, if only its begin is given.
+    """
     at, size = 12, len(frame)
     if size < ETH_HEADER + 20:
         return None
@@ -75,7 +78,7 @@ def layout(frame: bytes) -> Layout | None:
     else:
         return None
     least = LEAST_HEADER.get(protocol, 0)
-    if transport + least > size or end > size or end and end < transport + least:
+    if transport + least > size or end > (whole or size) or end and end < transport + least:
         return None
     return Layout(4 if kind == TYPE_IPV4 else 6, protocol, ip, transport, end)
 
@@ -154,10 +157,10 @@ def put_pseudo(frame: bytearray, at: Layout, length: int) -> None:
     _put(frame, at.transport + CHECKSUM_AT[at.protocol], pseudo(frame, at, length))
 
 
-def put_length(frame: bytearray, at: Layout) -> None:
-    """Fill in the IP length from the frame's."""
+def put_length(frame: bytearray, at: Layout, whole: int) -> None:
+    """Fill in the IP length of a frame of *whole* bytes."""
     _put(frame, at.ip + (2 if at.version == 4 else 4),
-         len(frame) - at.ip - (0 if at.version == 4 else 40))  # fmt: skip
+         whole - at.ip - (0 if at.version == 4 else 40))  # fmt: skip
 
 
 def wants_transport(requested: int, protocol: int) -> bool:
@@ -215,7 +218,7 @@ def large(frame: bytes) -> bytes | None:
     if at is None or not tcp_headers_end(frame, at) or len(frame) - at.ip > 0xFFFF:
         return None
     done = bytearray(frame)
-    put_length(done, at)
+    put_length(done, at, len(done))
     put_ip_checksum(done, at)
     put_transport_checksum(done, at, len(done))
     return bytes(done)

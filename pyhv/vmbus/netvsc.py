@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from struct import Struct
 
-from ..net.frames import tagged
 from . import netvsc_landing, netvsc_receive, rndis
 from . import netvsc_protocol as n
 from . import protocol as p
 from .netvsc_receive import ReceiveBuffer, section_size
-from .netvsc_sink import NetvscSink
+from .netvsc_sent import NetvscSent
 from .pagelist import PageList
 from .rss import Rss
 from .rules import BrokenRule
@@ -29,16 +28,13 @@ if TYPE_CHECKING:
 
 MOST_QUEUES = 64  # linux VRSS_CHANNEL_MAX
 DEFAULT_MTU, LEAST_MTU, MOST_MTU = 1500, 68, 65521
-MOST_HELD = 4096  # sends whose completion waits for the backend
-MOST_PACKET = 1 << 17  # bytes in one NVSP packet: 8 frames, or a large one
 WANTED = p.VMBUS_DATA_PACKET_FLAG_COMPLETION_REQUESTED
 _word = Struct("<I").unpack_from
 _rndis = Struct("<4xIII").unpack_from  # channel type, section, bytes in it
-_completion = Struct("<HHHHQ II32x").pack
 NO_ANSWER = b""
 
 
-class Netvsc(NetvscSink):
+class Netvsc(NetvscSent):
     """A card on *backend*, which it does not close.
 
     :param mac: 6 bytes. *number*: distinguishes the cards of one machine.
@@ -60,7 +56,7 @@ class Netvsc(NetvscSink):
         self.sent = self.received = self.dropped = 0
         self.most_queues = 1
         self._pages: PageList  # from offered() on
-        self._frames: list[bytes] = []  # of this batch, prepared for the backend
+        self._frames: list = []  # of this batch, prepared for the backend
         self._sends: list[int] = []  # of this batch, to be completed
         self._held: list[tuple[Channel, int]] = []
         self._begin()
@@ -132,12 +128,6 @@ class Netvsc(NetvscSink):
 
     # from the backend
 
-    def writable(self) -> None:
-        """Complete the sends that waited for the backend."""
-        held, self._held = self._held, []
-        for channel, transaction in held:
-            self._complete(channel, transaction)
-
     def link_changed(self, up: bool) -> None:
         """Tell the driver."""
         if self._receive is not None and self.initialized:
@@ -166,6 +156,12 @@ class Netvsc(NetvscSink):
             if end - body < n.RNDIS_PKT.size:
                 raise BrokenRule("packet-short", f"{end - body} bytes of {n.RNDIS_PKT.size}")
             channel_type, section, size = _rndis(batch, body)
+            if kind == p.VM_PKT_DATA_USING_GPA_DIRECT and self._large(
+                batch, start, body, channel_type, section, size
+            ):
+                if flags & WANTED:
+                    self._sends.append(transaction)
+                return
             data = self._data(kind, batch, start, body, section, size)
             if channel_type == n.RNDIS_CHANNEL_DATA:
                 self._transmit(data)
@@ -188,65 +184,12 @@ class Netvsc(NetvscSink):
         if flags & WANTED:
             channel.complete(transaction, answer.ljust(n.NVSP_SIZE, b"\0"))
 
-    def _data(
-        self, kind: int, batch: bytes, start: int, body: int, section: int, size: int
-    ) -> bytes:
-        """Return the private copy of a packet's RNDIS messages: a section, then guest pages."""
-        data = b""
-        if section != n.NETVSC_INVALID_INDEX:
-            buffer = self._send
-            if buffer is None or size > n.SEND_SECTION_SIZE:
-                raise BrokenRule("packet-ranges", f"section {section}, {size} bytes")
-            if (section + 1) * n.SEND_SECTION_SIZE > buffer.size:
-                raise BrokenRule("packet-ranges", f"section {section} of {buffer.size:#x} bytes")
-            data = buffer.read(section * n.SEND_SECTION_SIZE, size)
-        if kind == p.VM_PKT_DATA_USING_GPA_DIRECT:
-            pages = self._pages
-            pages.set(batch, start, body, 0)
-            total = pages.total(MOST_PACKET)
-            data += pages.read(total)
-        elif kind != p.VM_PKT_DATA_INBAND:
-            raise BrokenRule("packet-type", f"type {kind}")
-        return data
-
-    def _transmit(self, data: bytes) -> None:
-        if not self.initialized:
-            raise BrokenRule("device-state", "a frame before RNDIS INITIALIZE")
-        for frame, requested, mss, tag in rndis.packets(data):
-            if tag is not None:
-                frame = tagged(frame, tag)
-            self._frames += self.backend.prepare(frame, requested, mss)
-            self.sent += 1
-
     def _control(self, channel: Channel, message: bytes) -> None:
         if self._receive is None:
             raise BrokenRule("device-state", "RNDIS without a receive buffer")
         reply = rndis.control(self, message)
         if reply:
             self._receive.control(channel, reply)
-
-    def batch_done(self, channel: Channel) -> None:
-        """Give the batch's frames to the backend, complete its sends or hold them."""
-        frames, sends = self._frames, self._sends
-        go_on = True
-        if frames:
-            self._frames = []
-            go_on = self.backend.send(frames)
-        if sends:
-            self._sends = []
-            if go_on or len(self._held) > MOST_HELD:
-                for transaction in sends:
-                    self._complete(channel, transaction)
-            else:
-                self._held += [(channel, transaction) for transaction in sends]
-        if self._receive is not None and self._receive.free:
-            self.backend.resume()
-
-    def _complete(self, channel: Channel, transaction: int) -> None:
-        channel.send(_completion(
-            p.VM_PKT_COMP, 2, 7, 0, transaction,
-            n.NVSP_MSG1_TYPE_SEND_RNDIS_PKT_COMPLETE, n.NVSP_STAT_SUCCESS,
-        ))  # fmt: skip
 
     # NVSP
 

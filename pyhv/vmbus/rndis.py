@@ -20,6 +20,7 @@ _packet = n.RNDIS_PACKET.unpack_from
 _ppi = n.PPI.unpack_from
 LEAST_FRAME = 14
 MAX_FRAME = 65536 + 64
+FRAME_HEADERS = 160  # Ethernet with tags, IP with options, TCP with options, and some
 NO_REPLY = b""
 
 
@@ -157,6 +158,30 @@ def packets(data: bytes) -> list[tuple[bytes, int, int, int | None]]:
     if not found:
         raise BrokenRule("packet-short", f"RNDIS: a packet message of {size} bytes")
     return found  # less than a header behind the last one is padding
+
+
+def only_packet(begin: bytes, size: int) -> tuple[int, int, int, int, int | None] | None:
+    """Return where the frame of a large message begins, its bytes, and what :func:`packets` tells.
+
+    :param begin: the first of its *size* bytes, with all headers. None: it is for :func:`packets`.
+    """
+    if len(begin) < n.RNDIS_PACKET_SIZE:
+        return None
+    kind, length, offset, count, ppi, ppi_length = _packet(begin, 0)
+    offset += n.OFFSETS_FROM
+    if (
+        kind != n.RNDIS_MSG_PACKET
+        or not 0 <= size - length < n.RNDIS_PACKET_SIZE  # padding may follow
+        or offset + count > length
+        or not LEAST_FRAME <= count <= MAX_FRAME
+        or offset + FRAME_HEADERS > len(begin)
+        or ppi + n.OFFSETS_FROM + ppi_length > offset
+    ):
+        return None
+    if not ppi_length:
+        return offset, count, 0, 0, None
+    at = n.OFFSETS_FROM + ppi
+    return offset, count, *information(begin, at, at + ppi_length)
 
 
 def information(data: bytes, at: int, end: int) -> tuple[int, int, int | None]:

@@ -199,13 +199,20 @@ class NetGuest:
 
     def put(
         self, data: bytes, section: int | None = None, channel_type: int = 0,
-        channel: int = 0, offset: int = 0,
+        channel: int = 0, offset: int = 0, inside: int = 0,
     ) -> None:  # fmt: skip
-        """Put a packet with RNDIS messages into the ring, in a section or in guest pages."""
+        """Put a packet with RNDIS messages into the ring, in a section or in guest pages.
+
+        :param inside: the first bytes, to be in section 0 when the rest is in pages.
+        """
         self.transaction += 1
+        if inside:
+            self.guest.memory.write(self.send_pages[0] * PAGE, data[:inside])
+            data = data[inside:]
         size = len(data) if section is not None else 0
         message = struct.pack(
-            "<IIII", 107, channel_type, NO_SECTION if section is None else section, size
+            "<IIII", 107, channel_type,
+            0 if inside else NO_SECTION if section is None else section, inside or size,
         ).ljust(40, b"\0")
         if section is not None:
             at = self.send_pages[0] * PAGE + section * self.send_section

@@ -14,9 +14,8 @@ from fuzzing import SEEDS
 from guest_sim import MEMORY, PAGE, gpa_ranges, packet
 from net_sim import MAC, Cable, NetGuest, ethernet, ipv4, ipv6, ppi, rndis_packet, tcp, udp
 
-from pyhv.vmbus import netvsc as netvsc_module
 from pyhv.vmbus import netvsc_protocol as n
-from pyhv.vmbus import netvsc_receive
+from pyhv.vmbus import netvsc_receive, netvsc_sent
 from pyhv.vmbus.netvsc import Netvsc
 from pyhv.vmbus.rndis_oids import QUERY, SET
 from pyhv.vmbus.rules import RULES
@@ -155,7 +154,7 @@ def test_requests_without_room_for_replies(net: NetGuest, cable) -> None:
 
 
 def test_completions_are_not_held_without_limit(net: NetGuest, cable, monkeypatch) -> None:
-    monkeypatch.setattr(netvsc_module, "MOST_HELD", 10)
+    monkeypatch.setattr(netvsc_sent, "MOST_HELD", 10)
     cable.busy = True
     for _ in range(30):
         net.transmit(FRAME, section=0)
@@ -260,7 +259,7 @@ def random_control(rng: random.Random) -> bytes:
 
 def bounded(device: Netvsc, guest) -> None:
     assert all(one.rule in RULES for one in guest.server.violations)
-    assert len(device._held) <= netvsc_module.MOST_HELD + 64
+    assert len(device._held) <= netvsc_sent.MOST_HELD + 64
     assert not device._frames
     assert not device._sends
     receive, landing = device._receive, device._landing
@@ -306,6 +305,8 @@ def test_fuzz(make_guest, fuzz, seed: int) -> None:
                 section = rng.choice((None, 0, 1, 3, 3, number(rng)))
                 if section is not None and (section > 3 or len(data) > 6000):
                     driver.channel.put(packet(6, message(107, 0, section, number(rng))))
+                elif section is None:
+                    driver.put(data, inside=rng.choice((0, 44, 60, rng.randrange(len(data)))))
                 else:
                     driver.put(data, section)
             elif action < 0.65:

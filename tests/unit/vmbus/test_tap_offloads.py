@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import net_sim
 import pytest
-from net_sim import MAC, NetGuest, ethernet, ipv4, ipv6, right_sums, tcp, udp
+from net_sim import MAC, NetGuest, ethernet, ipv4, ipv6, ppi, right_sums, tcp, udp
 
 from pyhv.errors import HostError
 from pyhv.net import frames, vnet
@@ -174,6 +174,31 @@ def test_the_guest_gives_nothing_back(wire: Wire) -> None:
     for one in wire.driver.held:
         wire.driver.give_back(*one)
     assert [one.frame[54:] for one in wire.until(8)] == [frame[54:]] * 8
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_the_guest_sends_is_cut_by_the_kernel(wire: Wire, version: int) -> None:
+    """Headers in a section and the data in pages, as Linux has it, or all of it in pages."""
+    frame = MAKE[version](bytes(i * 5 + (i >> 8) & 0xFF for i in range(40000)))
+    data = net_sim.rndis_packet(frame, ppi(2, 1400 | 54 << 20 | 1 << 30 | (version == 6) << 31))
+    driver = wire.driver
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as raw:
+        raw.bind((NAME, 0))
+        raw.settimeout(10)
+        for inside in (0, 60, 130):
+            driver.put(data, offset=100, inside=inside)
+            driver.channel.signal()
+            driver.poll()
+            skip, payload = 54 if version == 4 else 74, b""
+            while len(payload) < 40000:
+                got = raw.recv(70000)
+                if got[:12] == frame[:12]:
+                    at = frames.layout(got)
+                    assert at is not None
+                    payload += got[skip : at.end]
+            assert payload == frame[skip:]
+    assert wire.backend.sent == 3
+    assert not wire.backend.dropped
 
 
 HEADS = {
