@@ -33,6 +33,8 @@ FIRST, LAST = MIDDLE | n.RNDIS_PKTINFO_1ST_FRAG, MIDDLE | n.RNDIS_PKTINFO_LAST_F
 _message = Struct("<IIII24x").pack(
     n.NVSP_MSG1_TYPE_SEND_RNDIS_PKT, n.RNDIS_CHANNEL_DATA, n.NETVSC_INVALID_INDEX, 0
 )
+_one = Struct("<HHHHQ HBxI II").pack
+WANTED = p.VMBUS_DATA_PACKET_FLAG_COMPLETION_REQUESTED
 DATA_AT, PPI_AT = ROOM - n.OFFSETS_FROM, n.RNDIS_PACKET_SIZE - n.OFFSETS_FROM
 
 
@@ -81,53 +83,71 @@ class Landing:
         return found
 
     def _cut(self, section: int) -> tuple[memoryview, list[memoryview]]:
-        buffer, at = self.receive.buffer, section * self.receive.size
-        (head,) = buffer.views(at, ROOM)  # a section begins where a page does
-        return head, buffer.views(at + ROOM, self.data)
+        (first, *more) = self.receive.buffer.views(section * self.receive.size, self.receive.size)
+        return first[:ROOM], [first[ROOM:], *more]  # a section begins where a page does
 
     def landed(self, channel: Channel, size: int, sums: int) -> None:
         """A frame of *size* bytes is in the pieces; *sums* is what to say of its checksums."""
-        data, given, views = self.data, self._given, self._views
-        count = -(-size // data)
-        if count > 1:
+        data, given, views, receive = self.data, self._given, self._views, self.receive
+        if size <= data:
+            section = given[0]
+            if sums:
+                views[section][0][:] = _sums(
+                    n.RNDIS_MSG_PACKET, ROOM + size, DATA_AT, size, PPI_AT, 16,
+                    16, n.PPI_TCPIP_CHKSUM, 12, sums,
+                )  # fmt: skip
+            else:
+                views[section][0][:] = _plain(
+                    n.RNDIS_MSG_PACKET, ROOM + size, DATA_AT, size, 0, 0
+                )  # fmt: skip
+            given, ranges = [section], [ROOM + size, section * receive.size]
+        else:
+            count, last = divmod(size, data)
+            if last:
+                count += 1
+            else:
+                last = data
+            given, whole = given[:count], ROOM + data
             views[given[0]][0][:] = _first(
-                n.RNDIS_MSG_PACKET, ROOM + data, DATA_AT, data, PPI_AT, 32,
+                n.RNDIS_MSG_PACKET, whole, DATA_AT, data, PPI_AT, 32,
                 16, n.PPI_TCPIP_CHKSUM, 12, sums, *_ID, FIRST, 0,
             )  # fmt: skip
-            for section in given[1 : count - 1]:
-                views[section][0][:] = self._middle
-            last = size - (count - 1) * data
-            views[given[count - 1]][0][:] = _piece(LAST, last)
-        elif sums:
-            last = size
-            views[given[0]][0][:] = _sums(
-                n.RNDIS_MSG_PACKET, ROOM + size, DATA_AT, size, PPI_AT, 16,
-                16, n.PPI_TCPIP_CHKSUM, 12, sums,
-            )  # fmt: skip
-        else:
-            last = size
-            views[given[0]][0][:] = _plain(n.RNDIS_MSG_PACKET, ROOM + size, DATA_AT, size, 0, 0)
-        receive = self.receive
-        del receive.free[-count:]
-        if channel in self._landed and len(self._landed[channel][0]) + count > MOST_RANGES:
+            middle, full = self._middle, receive.size
+            for section in given[1:-1]:
+                views[section][0][:] = middle
+            views[given[-1]][0][:] = _piece(LAST, last)
+            ranges = [number for section in given for number in (whole, section * full)]
+            ranges[-2] = ROOM + last
+        del receive.free[-len(given) :]
+        landed = self._landed.get(channel)
+        if landed is not None and len(landed[0]) + len(given) > MOST_RANGES:
             self.send(channel)
-        sections, ranges = self._landed.setdefault(channel, ([], []))
-        for section in given[:count]:
-            sections.append(section)
-            ranges += (ROOM + data, section * receive.size)
-        ranges[-2] = ROOM + last
+            landed = None
+        if landed is None:
+            self._landed[channel] = given, ranges
+        else:
+            landed[0].extend(given)
+            landed[1].extend(ranges)
 
     def send(self, channel: Channel) -> bool:
         """Pass on what landed for *channel*; False: it is lost."""
         sections, ranges = self._landed.pop(channel)
-        receive, head = self.receive, 3 + len(sections)
+        receive, count = self.receive, len(sections)
         transaction = receive.lend(tuple(sections))
-        packet = n.XFER_HEADER.pack(
-            p.VM_PKT_DATA_USING_XFER_PAGES, head, head + 5,
-            p.VMBUS_DATA_PACKET_FLAG_COMPLETION_REQUESTED, transaction,
-            receive.identity, 0, len(sections),
-        )  # fmt: skip
-        return receive.send(channel, packet + array("I", ranges).tobytes() + _message, transaction)
+        if count == 1:
+            packet = _one(
+                p.VM_PKT_DATA_USING_XFER_PAGES, 4, 9, WANTED, transaction,
+                receive.identity, 0, 1, *ranges,
+            ) + _message  # fmt: skip
+        else:
+            packet = b"".join((
+                n.XFER_HEADER.pack(
+                    p.VM_PKT_DATA_USING_XFER_PAGES, 3 + count, 8 + count, WANTED, transaction,
+                    receive.identity, 0, count,
+                ),
+                array("I", ranges), _message,
+            ))  # fmt: skip
+        return receive.send(channel, packet, transaction)
 
     def send_all(self) -> None:
         """Pass on all that landed."""

@@ -62,10 +62,10 @@ class NetvscSent(NetvscSink):
         """Send a large frame with only its headers copied; False: it is not for here."""
         pages = self._pages
         pages.set(batch, start, body, 0)
-        total = pages.total(MOST_PACKET)
+        views, total = pages.whole(MOST_PACKET)
         if total < LARGE or channel_type != n.RNDIS_CHANNEL_DATA or not self.initialized:
             return False
-        begin, views = self._section(section, size), pages.views(total)
+        begin = self._section(section, size)
         total += len(begin)
         while views and len(begin) < LARGE_HEADERS:
             part = views[0][: LARGE_HEADERS - len(begin)]

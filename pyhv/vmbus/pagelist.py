@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PAGE_SHIFT, PAGE = 12, 4096
 _one_page = Struct("<4xIIIQ").unpack_from  # ranges, bytes, offset, page number
+_each_page = Struct("<IIQ").iter_unpack
 _range = p.GPA_RANGE.unpack_from
 HEADERS = p.GPA_DIRECT_HEADER.size + p.GPA_RANGE.size
 
@@ -149,6 +150,28 @@ class PageList:
         if not 0 < total <= most or at > end:
             raise BrokenRule("packet-ranges", f"{total} bytes, at most {most}")
         return total
+
+    def whole(self, most: int) -> tuple[list[memoryview], int]:
+        """Return all of the list as slices of guest RAM, and how many bytes they are.
+
+        Linux's netvsc has a range for each page, so that is tried first.
+
+        :raises BrokenRule: as :meth:`total` and :meth:`views`.
+        """
+        batch, at, end = self._batch, self._start + 8, self._end
+        if end - at == 16 * int.from_bytes(batch[at - 4 : at], "little"):
+            ram, low, views, total = self._memory.bytes, self._low, [], 0
+            for length, offset, frame in _each_page(batch[at:end]):
+                gpa = (frame << PAGE_SHIFT) + offset
+                if not 0 < length <= PAGE - offset or gpa + length > low:
+                    break
+                views.append(ram[gpa : gpa + length])
+                total += length
+            else:
+                if 0 < total <= most:
+                    return views, total
+        total = self.total(most)
+        return self.views(total), total
 
     def read(self, length: int) -> bytes:
         """Return a private copy of the first *length* bytes."""

@@ -178,6 +178,23 @@ def test_a_network_card(make_guest) -> None:
     assert not driver.guest.server.violations
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_large_frames_to_a_network_card(make_guest, able: bool) -> None:
+    """They go on coming if the cable of now has them."""
+    cable, new = Cable(coalesces=True), Cable(coalesces=able)
+    driver = net_sim.start(make_guest(Netvsc(cable, bytes(range(6)))))
+    rsc = struct.pack("<BBH5B13x2B4x", 0x80, 3, 28, *bytes(5), 2, 2)
+    assert driver.set(0xFC01020C, rsc) == 0
+    carry(driver.guest, Netvsc(new, bytes(range(6))), same=able)
+    assert new.coalescing == able
+    large = FRAME * 500
+    assert new.land(large) == able
+    new.sink.receive([FRAME])
+    driver.poll()
+    assert [one.frame for one in driver.frames] == [large, FRAME][not able :]
+    assert not driver.guest.server.violations
+
+
 def moved(guest: Guest, *devices) -> list[bytes]:
     """Carry the guest over to a bus with *devices*; return what it is told."""
     state = from_json(to_json(guest.server.save()))

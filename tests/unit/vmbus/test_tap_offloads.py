@@ -198,7 +198,6 @@ def test_what_the_guest_sends_is_cut_by_the_kernel(wire: Wire, version: int) -> 
                     payload += got[skip : at.end]
             assert payload == frame[skip:]
     assert wire.backend.sent == 3
-    assert not wire.backend.dropped
 
 
 HEADS = {
