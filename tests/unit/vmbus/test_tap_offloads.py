@@ -19,7 +19,7 @@ from pyhv.vmbus import netvsc_protocol as n
 from pyhv.vmbus.netvsc import Netvsc
 
 SOL_PACKET, PACKET_VNET_HDR = 263, 15
-NAME = "pyhvtest1"
+NAME = f"pyhv{os.getpid()}"  # other tests run at the same time
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not os.path.exists("/dev/net/tun"), reason="needs root and /dev/net/tun"
 )
