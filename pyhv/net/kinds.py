@@ -21,7 +21,7 @@ def _tap(nic: Nic) -> Backend:
 
 
 def _socket(nic: Nic) -> Backend:
-    from .stream import SocketPath
+    from .socketpath import SocketPath
 
     return SocketPath(nic.path, nic.server)
 

@@ -6,25 +6,20 @@ QEMU, or passt. Sizes come from the other end: the largest is known, and memory 
 
 from __future__ import annotations
 
-import errno
-import os
 import select
 import socket
-import stat
 
-from ..errors import ConfigError, HostError
 from .backend import READ_FRAMES, Backend
 from .frames import ETH_HEADER, ETH_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..hyperv.driver import Events
+    from .backend import Sink
 
 BUFFER = 256 << 10
 #: unsent bytes: above HIGH the sink is asked to wait, above LIMIT frames are dropped
 HIGH, LIMIT = 256 << 10, 4 << 20
-RETRY_S = 1.0
-AGAIN = (errno.ENOENT, errno.ECONNREFUSED)
+HEADED = 1 << 31  # in the length: a virtio-net header is before the frame (peer.py)
 
 
 class Stream(Backend):
@@ -97,12 +92,12 @@ class Stream(Backend):
         sink, at = self.sink, 0
         while True:
             room = READ_FRAMES if sink is None else min(sink.room(), READ_FRAMES)
-            found, at, wrong = self._cut(at, room)
+            found, at, wrong = self.cut(at, room)
             self.received += len(found)
             if sink is None:
                 self.dropped += len(found)
             elif found:
-                sink.receive(found)
+                self.give(sink, found)
                 if self._socket is None:
                     return  # the sink's answer found the other end gone
             if wrong is not None:
@@ -116,7 +111,11 @@ class Stream(Backend):
         if not room:
             self._pause()
 
-    def _cut(self, at: int, most: int) -> tuple[list[bytes], int, int | None]:
+    def give(self, sink: Sink, found: list) -> None:
+        """Give what :meth:`cut` found to *sink*."""
+        sink.receive(found)
+
+    def cut(self, at: int, most: int) -> tuple[list, int, int | None]:
         """Return frames from *at* on in the buffer, where they end, and a size that cannot be."""
         buffer, have, found = self._buffer, self._have, []
         while len(found) < most and have - at >= 4:
@@ -143,7 +142,7 @@ class Stream(Backend):
 
     # sending
 
-    def send(self, prepared: list[bytes]) -> bool:
+    def send(self, prepared: list) -> bool:
         """Send frames; what the socket does not take waits in a buffer of bounded size."""
         if self._socket is None or len(self._backlog) > LIMIT:
             self.dropped += len(prepared)
@@ -151,8 +150,12 @@ class Stream(Backend):
         self.sent += len(prepared)
         parts: list[bytes] = []
         for frame in prepared:
-            parts.append(len(frame).to_bytes(4, "big"))
-            parts.append(frame)
+            if type(frame) is bytes:
+                parts.append(len(frame).to_bytes(4, "big"))
+                parts.append(frame)
+            else:
+                parts.append((HEADED | sum(map(len, frame))).to_bytes(4, "big"))
+                parts += frame
         data = b"".join(parts)
         if self._backlog:
             self._backlog += data
@@ -201,104 +204,3 @@ class Stream(Backend):
             self._wait_no_more()
         if len(self._backlog) < HIGH and self.sink is not None:
             self.sink.writable()
-
-
-class SocketPath(Stream):
-    """A Unix socket by its path: listens there or connects to it.
-
-    :param server: True listens, False connects, None: whoever comes first listens.
-    """
-
-    def __init__(self, path: str, server: bool | None = None) -> None:
-        super().__init__()
-        self._path, self._server = path, server
-        self._listener: socket.socket | None = None
-        self._closed = False
-
-    def open(self, events: Events) -> None:
-        """Connect or listen.
-
-        :raises HostError: the path cannot be bound. ConfigError: it is no socket, or in use.
-        """
-        super().open(events)
-        if self._connect():
-            if self._server is not True:
-                return
-            self.detach()
-            raise ConfigError(f"network socket {self._path}: somebody listens there already")
-        if self._server is False:
-            events.after(RETRY_S, self._again)
-            return
-        self._listen()
-
-    def _connect(self) -> bool:
-        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            client.connect(self._path)
-        except OSError as error:
-            client.close()
-            if error.errno not in AGAIN:
-                raise HostError(f"network socket {self._path}: {error.strerror or error}") from None
-            return False
-        self.attach(client)
-        return True
-
-    def _listen(self) -> None:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            if os.path.exists(self._path):
-                if not stat.S_ISSOCK(os.stat(self._path).st_mode):
-                    raise ConfigError(f"network socket {self._path}: a file that is no socket")
-                os.unlink(self._path)  # nobody listens: left behind
-            listener.bind(self._path)
-            listener.listen(1)
-            listener.setblocking(False)
-        except OSError as error:
-            listener.close()
-            raise HostError(f"network socket {self._path}: {error.strerror or error}") from None
-        except ConfigError:
-            listener.close()
-            raise
-        self._listener = listener
-        self.events.add(listener.fileno(), self._accept)
-
-    def _accept(self) -> None:
-        try:
-            connected, _ = self._listener.accept()
-        except OSError:
-            return
-        if self._socket is not None:
-            connected.close()  # a cable has two ends
-        else:
-            self.attach(connected)
-
-    def _again(self) -> None:
-        """Look whether somebody listens now."""
-        if self._closed or self._socket is not None:
-            return
-        try:
-            if self._connect():
-                return
-        except HostError as error:
-            self.say(str(error))
-            return
-        self.events.after(RETRY_S, self._again)
-
-    def lost(self, why: str) -> None:
-        """Wait for the next one; who connected connects again."""
-        super().lost(why)
-        if self._listener is None and not self._closed:
-            self.events.after(RETRY_S, self._again)
-
-    def close(self) -> None:
-        """Close, and remove the path if we made it."""
-        self._closed = True
-        super().close()
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            self.events.remove(listener.fileno())
-            listener.close()
-            try:
-                os.unlink(self._path)
-            except FileNotFoundError:
-                pass

@@ -195,38 +195,15 @@ class Tap(Backend):
         """Put the header in front that makes the kernel do the offloads."""
         if not requested and not mss:
             return [vnet.PLAIN + frame]
-        begin = self._headed(frame, len(frame), requested, mss)
+        begin = vnet.headed(frame, len(frame), requested, mss)
         return [begin] if begin else []
 
     def prepare_pieces(
         self, begin: bytes, pieces: list[memoryview], size: int, requested: int, mss: int
     ) -> list[list[bytes | memoryview]]:
         """The same; only the headers are copied, the rest is the kernel's to fetch."""
-        begin = self._headed(begin, size, requested, mss)
+        begin = vnet.headed(begin, size, requested, mss)
         return [[begin, *pieces]] if begin else []
-
-    def _headed(self, begin: bytes, size: int, requested: int, mss: int) -> bytes:
-        """Return *begin*, of a frame of *size* bytes, with its header; empty: it cannot be."""
-        if mss and begin[12:15] == frames.PLAIN_IPV4:
-            return vnet.plain_large(begin, size, mss)
-        at = frames.layout(begin, size)
-        payload = frames.tcp_headers_end(begin, at)
-        if mss and (not payload or not frames.LEAST_MSS <= mss <= 0xFFFF):
-            return b""
-        if at is None:
-            return vnet.PLAIN + begin
-        done, end = bytearray(begin), at.end or size
-        if mss:
-            if size - at.ip > 0xFFFF:
-                return b""
-            frames.put_length(done, at, size)
-            end = size
-        if mss or requested & frames.CSUM_IP_HEADER:
-            frames.put_ip_checksum(done, at)
-        if not mss and not frames.wants_transport(requested, at.protocol):
-            return vnet.PLAIN + done
-        frames.put_pseudo(done, at, end - at.transport)
-        return vnet.header(done, at, payload, mss) + done
 
     def send(self, prepared: list[bytes | list[bytes | memoryview]]) -> bool:
         """Write frames; the kernel takes or drops each at once."""

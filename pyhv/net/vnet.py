@@ -35,6 +35,30 @@ def header(frame: bytes | bytearray, at: frames.Layout, payload: int, mss: int) 
     )  # fmt: skip
 
 
+def headed(begin: bytes, size: int, requested: int, mss: int) -> bytes:
+    """Return *begin*, of a frame of *size* bytes, with its header; empty: it cannot be."""
+    if mss and begin[12:15] == frames.PLAIN_IPV4:
+        return plain_large(begin, size, mss)
+    at = frames.layout(begin, size)
+    payload = frames.tcp_headers_end(begin, at)
+    if mss and (not payload or not frames.LEAST_MSS <= mss <= 0xFFFF):
+        return b""
+    if at is None:
+        return PLAIN + begin
+    done, end = bytearray(begin), at.end or size
+    if mss:
+        if size - at.ip > 0xFFFF:
+            return b""
+        frames.put_length(done, at, size)
+        end = size
+    if mss or requested & frames.CSUM_IP_HEADER:
+        frames.put_ip_checksum(done, at)
+    if not mss and not frames.wants_transport(requested, at.protocol):
+        return PLAIN + done
+    frames.put_pseudo(done, at, end - at.transport)
+    return header(done, at, payload, mss) + done
+
+
 def plain_large(begin: bytes, size: int, mss: int) -> bytes:
     """Return *begin*, of a large TCP frame over IPv4 without options, with its header.
 
@@ -63,6 +87,11 @@ def plain_large(begin: bytes, size: int, mss: int) -> bytes:
         length.to_bytes(2, "big"), begin[18:24], ((0xFFFF - value) % 0xFFFF).to_bytes(2, "big"),
         begin[26:50], partial.to_bytes(2, "big"), begin[52:],
     ))  # fmt: skip
+
+
+def of_tcp(head: bytes | bytearray) -> bool:
+    """Tell whether *head* can be that of a TCP frame."""
+    return head[1] & ~GSO_ECN in (GSO_NONE, *LARGE)
 
 
 def finished(head: bytes | bytearray, frame: bytes) -> list[bytes]:

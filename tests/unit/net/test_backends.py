@@ -14,11 +14,12 @@ import pytest
 from net_loop import Loop
 
 from pyhv.errors import ConfigError, HostError
-from pyhv.net import passt, stream
+from pyhv.net import passt, socketpath, stream
 from pyhv.net.backend import Backend
 from pyhv.net.config import HostForward
 from pyhv.net.frames import ETH_MAX
-from pyhv.net.stream import SocketPath, Stream
+from pyhv.net.socketpath import SocketPath
+from pyhv.net.stream import Stream
 from pyhv.net.tap import Tap
 
 FRAME = bytes(range(60))
@@ -44,6 +45,9 @@ class Sink:
 
     def landing(self, large: bool) -> list[memoryview]:
         return []
+
+    def landed_all(self) -> None:
+        pass
 
     def writable(self) -> None:
         self.writes += 1
@@ -199,7 +203,7 @@ def test_two_machines_and_the_first_one_listens(loop: Loop, tmp_path: pathlib.Pa
 
 
 def test_a_client_waits_for_its_server(loop: Loop, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(stream, "RETRY_S", 0.02)
+    monkeypatch.setattr(socketpath, "RETRY_S", 0.02)
     path = str(tmp_path / "cable")
     client = SocketPath(path, server=False)
     client.open(loop.events)

@@ -8,6 +8,7 @@ import shutil
 import socket
 import struct
 import time
+from collections.abc import Iterator
 
 import net_sim
 import pytest
@@ -15,11 +16,14 @@ from guest_sim import Guest
 from net_sim import MAC, NetGuest, ethernet, ipv4, ipv6, ppi, right_sums, tcp, udp
 
 from pyhv.errors import HostError
+from pyhv.net import peer
 from pyhv.net.config import HostForward
 from pyhv.net.passt import GUEST, HOST, User
-from pyhv.net.stream import SocketPath
+from pyhv.net.socketpath import SocketPath
+from pyhv.vmbus import netvsc_protocol as n
 from pyhv.vmbus.netvsc import Netvsc
 
+FRAME = ethernet(ipv4(udp(b"over the cable"), 17))
 OTHER = bytes.fromhex("525400aabbcc")
 PATIENCE_S = 10.0
 
@@ -76,6 +80,110 @@ def test_two_guests_on_a_socket(make_guest, tmp_path: pathlib.Path) -> None:
     assert not one.guest.server.violations
     assert not two.guest.server.violations
     one.backend.close()
+
+
+RSC = {True: 2, False: 1}
+
+
+def coalesce(driver: NetGuest, on: bool) -> None:
+    """Linux's message when RSC is switched."""
+    data = struct.pack("<BBH5B13x2B4x", 0x80, 3, 28, *bytes(5), RSC[on], RSC[on])
+    assert driver.set(n.OID_TCP_OFFLOAD_PARAMETERS, data) == 0
+
+
+@pytest.fixture
+def peers(make_guest, tmp_path: pathlib.Path) -> Iterator[tuple[End, End]]:
+    path = str(tmp_path / "cable")
+    one, two = End(make_guest, SocketPath(path)), End(make_guest, SocketPath(path), OTHER)
+    one.start()
+    two.start()
+    until(lambda: one.backend.link and two.backend.link, one, two)
+    yield one, two
+    for end in (one, two):
+        end.backend.close()
+        assert not end.guest.server.violations
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_large_frames_between_two(peers, version: int) -> None:
+    """Whole while the guest they are for takes them so, with what came before and after."""
+    one, two = peers
+    data = bytes(i * 31 + (i >> 8) & 0xFF for i in range(60000))
+    make, head = {
+        4: (lambda data: ethernet(ipv4(tcp(data), 6)), 54),
+        6: (lambda data: ethernet(ipv6(tcp(data), 6), 0x86DD), 74),
+    }[version]
+    small = ethernet(ipv4(udp(b"before and after"), 17))
+    for on in (True, False, True):
+        coalesce(two.driver, on)
+        until(lambda on=on, end=one.backend: end.takes_large == on, one, two)
+        two.driver.frames.clear()
+        one.driver.transmit(small, section=0)
+        one.driver.transmit(make(data), ppi(2, 1400 | 54 << 20 | 1 << 30 | (version == 6) << 31))
+        one.driver.transmit(make(b"short"), ppi(0, 1 | 4 | 16))
+        one.driver.transmit(small, ppi(0, 1 | 8 | 16), section=0)
+        got = two.driver.frames
+        until(lambda on=on, got=got: len(got) == (4 if on else 46), one, two)
+        assert got[0].frame == small
+        assert b"".join(one.frame[head:] for one in got[1:-1]) == data + b"short"
+        assert [one.sums for one in got] == ([None, 0x28, 0x28, None] if on else [None] * 46)
+        assert got[1].parts == (15 if on else 1)
+        if not on:
+            assert all(right_sums(one.frame) for one in got[1:])
+        assert right_sums(got[-1].frame), "a datagram has its sum in any case"
+    assert not one.driver.frames, "what the two VMMs say to each other is not for guests"
+
+
+def test_the_next_other_end_knows_nothing(peers) -> None:
+    """Who comes to the socket later says for himself what he takes."""
+    one, two = peers
+    coalesce(two.driver, True)
+    until(lambda: one.backend.takes_large, one, two)
+    for on in (True, False):
+        coalesce(two.driver, on)
+        two.backend.lost("pulled")
+        until(lambda: not one.backend.link, one)
+        two.guest.events.expire()  # it connects again
+        until(lambda: one.backend.link and two.backend.link, one, two)
+        two.driver.transmit(FRAME, section=0)
+        until(lambda: one.driver.frames, one, two)
+        assert one.backend.takes_large == on
+        one.driver.frames.clear()
+
+
+def test_a_guest_cannot_speak_for_its_vmm(peers) -> None:
+    one, two = peers
+    two.driver.transmit(peer.YES, section=0)
+    two.driver.transmit(peer.NO[:60], section=0)
+    two.driver.transmit(FRAME, section=0)
+    until(lambda: one.driver.frames, one, two)
+    assert [got.frame for got in one.driver.frames] == [FRAME]
+    assert not one.backend.takes_large
+
+
+HEADED = 1 << 31
+
+
+@pytest.mark.parametrize("size", [0, 23, 65568, HEADED - 1])
+def test_a_headed_frame_that_cannot_be(make_guest, tmp_path, size: int) -> None:
+    """The other end is not believed: its length ends the connection, its header the frame."""
+    path = str(tmp_path / "cable")
+    end = End(make_guest, SocketPath(path))
+    end.start()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(path)
+        until(lambda: end.backend.link, end)
+        for on in (False, True):
+            coalesce(end.driver, on)
+            for head in (bytes(10), b"\1" + bytes(9), b"\1\1" + bytes(8), b"\xff" * 10):
+                for frame in (bytes(14), FRAME, ethernet(ipv4(tcp(bytes(99)), 6))):
+                    other.sendall(struct.pack(">I", HEADED | 10 + len(frame)) + head + frame)
+        other.sendall(struct.pack(">I", len(FRAME)) + FRAME)
+        until(lambda: end.driver.frames and end.driver.frames[-1].frame == FRAME, end)
+        other.sendall(struct.pack(">I", HEADED | size))
+        until(lambda: not end.backend.link, end)
+    end.backend.close()
+    assert not end.guest.server.violations
 
 
 def test_a_large_mtu_and_many_frames(make_guest, tmp_path: pathlib.Path) -> None:
