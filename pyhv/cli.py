@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .snapshot import Snapshot
 
 #: options for which watching.py is imported
-WATCHING = ("trace", "trace-file", "top", "audit", "gdb", "s", "S", "qmp")
+WATCHING = ("trace", "trace-file", "top", "audit", "gdb", "s", "S", "qmp", "display")
 #: control characters -> ``?``
 UNPRINTABLE = dict.fromkeys([*range(32), *range(127, 160)], "?")
 HELP = """\

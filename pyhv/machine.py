@@ -73,6 +73,7 @@ class Machine(Endings, Parts):
         self.luns: dict = {}  # see Drives
         self.plugged = False
         self.sockets = None  # see Streams
+        self.display = None  # see Seat
         self.own_devices: Sequence[Device] = ()  # see Offering
         self.nics: list = []  # (backend, MAC) of each network card
         self.notice: Callable[[str], None] | None = None  # told what goes wrong while it runs
@@ -357,6 +358,8 @@ class Machine(Endings, Parts):
                 runloop.quick_switching(-1)
             with self._stop_lock:
                 events, self.events = self.events, None
+            if self.display is not None:
+                self.display.close()
             try:
                 self._clear_up()
             finally:

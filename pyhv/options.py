@@ -110,6 +110,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "show it; default none. The keyboard is always there",
             choices=("none", "hyperv"),
         ),
+        Option(
+            "-display",
+            "none|web[=PORT]",
+            "web: serve that screen to a browser of this host, at the URL that is printed; keys "
+            "and mouse of the page are the guest's; default none. docs/screen.md",
+        ),
     ),
     "Network": (
         Option(
@@ -162,7 +168,6 @@ ACCEPTED: dict[str, tuple[str, ...]] = {
     "enable-kvm": (),
     "nodefaults": (),
     "accel": ("kvm",),
-    "display": ("none",),
     "monitor": ("none",),
     "device": ("isa-debug-exit", "isa-debug-exit,iobase=0xf4,iosize=4",
                "isa-debug-exit,iobase=0xf4,iosize=0x4"),
@@ -277,6 +282,20 @@ def serial(text: str) -> tuple[str, str]:
     raise ConfigError(f"-serial {text}: pyhv has stdio, file:PATH and none")
 
 
+def display(text: str) -> int | None:
+    """Return the port for the value of ``-display``, 0 for a free one; None: no display.
+
+    :raises ConfigError: anything but none, web and web=PORT.
+    """
+    kind, equals, port = text.partition("=")
+    if text in ("none", "web"):
+        return {"web": 0}.get(text)
+    number = int(port) if port.isascii() and port.isdecimal() and len(port) < 6 else 0
+    if kind == "web" and 0 < number < 65536:
+        return number
+    raise ConfigError(f"-display {text}: pyhv has none, web and web=PORT")
+
+
 def seconds(text: str) -> float:
     """Return the value of ``--time-limit``.
 
@@ -317,6 +336,8 @@ def config_of(parsed: Parsed, demo_disk: Callable[[], str]) -> MachineConfig:
     size, most = (default.memory_bytes, None) if memory is None else parse_memory(memory)
     if not drives and kernel is None:
         drives = [Drive(demo_disk(), snapshot=True)]
+    if display(get("display") or "none") is not None and get("vga") != "hyperv":
+        raise ConfigError("-display web: this machine has no screen; add -vga hyperv")
     return checked(
         MachineConfig(
             cpu=get("cpu"),

@@ -17,7 +17,7 @@ PARTS = {
     "inspection.Inspection": "add_instrument hyperv trace vcpus",
     "offering.Offering": "offer withdraw",
     "restoring.Restoring": "from_snapshot restore snapshot take_up",
-    "seat.Seat": "hand keyboard mouse screen_size screenshot",
+    "seat.Seat": "hand keyboard mouse screen_size screenshot serve_display",
     "streams.Streams": "vsock",
 }
 

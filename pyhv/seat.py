@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .picture import Picture
     from .stop import Stop
     from .vmbus.video import Situation
+    from .webscreen import WebScreen
 
 LOOK_S = 0.05
 COPY_S = 10.0
@@ -29,6 +30,7 @@ class Seat:
     """The part of Machine that one sits at; any thread but the event loop's may call."""
 
     board: Board | None
+    display: WebScreen | None
     call: Callable[[Callable[[], None]], None]
     events: EventLoop | None
     ended: Stop | None
@@ -68,6 +70,21 @@ class Seat:
             picture.save(path)
         return picture
 
+    def serve_display(self, port: int = 0) -> str:
+        """Serve the screen to browsers of this host, and return the URL; see webscreen.py.
+
+        It ends with the machine. A second call returns the same. :param port: 0 takes a free one.
+        :raises ConfigError: the machine has no screen, or is closed. HostError: no such port.
+        """
+        if self.events is None:
+            raise ConfigError("-display web: the machine is closed")
+        self._check_offered("screen")
+        if self.display is None:
+            from .webscreen import WebScreen
+
+            self.display = WebScreen(self, port)
+        return self.display.url
+
     def _shown(self, ask: Callable[[Any], Any]) -> Any:
         """Return what *ask* makes of the screen, on the event loop: there it cannot go away."""
         found: list[Any] = []
@@ -84,7 +101,9 @@ class Seat:
             raise ConfigError("screen: the machine does not run")
         self._check_offered("screen")
         self.call(look)
-        asked.wait(COPY_S)
+        deadline = time.monotonic() + COPY_S
+        while not asked.wait(LOOK_S) and self.ended is None and time.monotonic() < deadline:
+            pass
         if not found or found[0] is None:
             raise HostError("screen: the guest shows nothing; its driver (Linux: hyperv_drm) would")
         return found[0]

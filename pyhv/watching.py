@@ -1,9 +1,11 @@
-"""What watches or steers a run from outside, as the command line asks: trace, gdb, QMP.
+"""What watches or steers a run from outside, as the command line asks: trace, gdb, QMP, display.
 
 Imported only when one of these options is given.
 """
 
 from __future__ import annotations
+
+from .options import display
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +62,10 @@ class Watch:
             from .qmp.server import QmpServer
 
             self._add(QmpServer(machine, parsed.get("qmp") or ""))
+        if "display" in parsed:
+            port = display(parsed.get("display") or "")
+            if port is not None:
+                say(f"display: {machine.serve_display(port)}")
         if "S" in parsed:
             machine.pause()
 

@@ -7,9 +7,10 @@ import pathlib
 import sys
 
 import pytest
+from browsing import browser
 from fuzzing import fuzz, pytest_runtest_makereport
 
-__all__ = ["fuzz", "pytest_runtest_makereport"]  # a fixture and a hook
+__all__ = ["browser", "fuzz", "pytest_runtest_makereport"]  # fixtures and a hook
 ROOT = pathlib.Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))

@@ -52,10 +52,11 @@ EFFECTS = {
     "no-reboot": ("", {"no_reboot": True}),
     "time-limit": ("2.5", {"time_limit": 2.5}),
 }
-#: not part of the configuration; tested below, in test_trace.py, test_savedrun.py and
-#: vsock/test_proxy.py
+#: not part of the configuration; tested below, in test_trace.py, test_savedrun.py,
+#: vsock/test_proxy.py and vmbus/test_webscreen.py
 ELSEWHERE = {"serial", "debug", "h", "version", "restore"} | {
     "trace", "trace-format", "trace-file", "top", "audit", "gdb", "s", "S", "qmp", "vsock",
+    "display",
 }  # fmt: skip
 NEEDS = {"initrd": "-kernel k ", "append": "-kernel k "}
 SPELLINGS = {name: option for option in options.OPTIONS for name in option.names}
@@ -122,7 +123,8 @@ def test_a_missing_value_shows_what_is_missing(name, value):
         ("---m 2", "---m: no such option; did you mean -m?"),
         ("-snapshot=on", "-snapshot=on: this option takes no value"),
         ("--hyperv maybe", "--hyperv maybe: pyhv has auto, kernel, user"),
-        ("-display gtk", "-display gtk: pyhv has none"),
+        ("-display gtk", "-display gtk: pyhv has none, web and web=PORT"),
+        ("-display web", "-display web: this machine has no screen; add -vga hyperv"),
         ("-vga std", "-vga std: pyhv has none, hyperv"),
         ("-device virtio-net", "-device virtio-net: pyhv has isa-debug-exit"),
         ("-m 0", "-m 0: "),

@@ -30,7 +30,7 @@ ROWS = {
     "agent": 5, "commands": 5, "vsock": 5, "streams": 5, "serialpair": 5,
     "endings": 5, "loading": 5, "boardstate": 5, "restoring": 5, "snapshot": 5,
     "runloop": 5, "events": 5, "board": 5,
-    "seat": 5, "keyboard": 5, "mouse": 5, "vram": 5, "picture": 5,
+    "seat": 5, "keyboard": 5, "mouse": 5, "vram": 5, "picture": 5, "webscreen": 5,
     "cpustate": 5, "vcpuview": 5, "causes": 5, "gdb": 5, "qmp": 5, "listening": 5,
     "hypervstate": 5, "trace": 5, "faults": 5, "replay": 5, "faulting": 5, "offering": 5,
     "serialring": 5, "serialwatch": 5, "drives": 5,

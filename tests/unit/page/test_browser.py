@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import pathlib
-import shutil
 
 import pytest
 
 from pyhv.lookup.commands import run
 
 TRACE = pathlib.Path(__file__).parents[2] / "baseline" / "trace_debian.jsonl"
-CHROMIUM = shutil.which("chromium")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with api.sync_playwright() as play:
-        made = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield made
-        made.close()
 
 
 @pytest.fixture(scope="module")
