@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 
@@ -85,18 +86,18 @@ class User(Stream):
         if _answers(ours):
             self.attach(ours)
             return
+        said = self._words(_ending(self._process))
         ours.close()
-        self._process.terminate()
-        said = self._words()
         self.close()
         raise HostError(f"-nic user: passt would not run: {said}{_hint(said)}")
 
-    def _words(self) -> str:
-        """Return passt's last line, without what it says of the system's logger."""
+    def _words(self, ending: str) -> str:
+        """Return passt's last line, without what it says of the system's logger, or its end."""
+        self._process.terminate()
         text = self._process.stderr.read().decode(errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         lines = [line for line in lines if "to syslog" not in line and "run as root" not in line]
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else f"it said nothing, and {ending}"
 
     def prepare(self, frame: bytes, requested: int, mss: int) -> list[bytes]:
         """Large TCP frames go whole."""
@@ -135,6 +136,17 @@ def _answers(ours: socket.socket) -> bool:
                     return True
     except OSError:  # TimeoutError too
         return False
+
+
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    """Say how a passt ended that did not answer; its end of the socket closes before it ends."""
+    try:
+        status = process.wait(1.0)
+    except subprocess.TimeoutExpired:
+        return f"was silent for {PATIENCE_S:g} s"
+    if status >= 0:
+        return f"ended with status {status}"
+    return f"was ended by {signal.Signals(-status).name}"
 
 
 def _exactly(reader: RawIOBase, count: int) -> bytes:

@@ -297,7 +297,18 @@ def test_passt_that_will_not_run(loop: Loop, tmp_path, monkeypatch) -> None:
 def test_passt_that_is_silent(loop: Loop, tmp_path, monkeypatch) -> None:
     fake_passt(monkeypatch, tmp_path, "time.sleep(60)\n")
     monkeypatch.setattr(passt, "PATIENCE_S", 0.5)
-    with pytest.raises(HostError, match="it said nothing"):
+    with pytest.raises(HostError, match="it said nothing, and was silent for 0.5 s"):
+        passt.User().open(loop.events)
+
+
+@pytest.mark.parametrize(
+    ("end", "how"),
+    [("sys.exit(7)", "ended with status 7"), ("os.kill(os.getpid(), 31)", "was ended by SIGSYS")],
+)
+def test_passt_that_ends_without_a_word(loop: Loop, tmp_path, monkeypatch, end, how) -> None:
+    """Its seccomp filter does not speak either."""
+    fake_passt(monkeypatch, tmp_path, f"import os\n{end}\n")
+    with pytest.raises(HostError, match=f"passt would not run: it said nothing, and {how}"):
         passt.User().open(loop.events)
 
 
