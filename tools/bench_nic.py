@@ -33,7 +33,7 @@ SUITE, CPU = "trixie", "host,kvm=off,hv_relaxed,hv_vapic,hv_vpindex,hv_time,hv_s
     "hv_stimer_direct,hv_frequencies,hv_tlbflush,hv_ipi"
 TAP, HOST, GUEST = "pyhvbench0", "192.168.78.1", "192.168.78.2"
 MIB = 1 << 20
-SENT_MIB, PINGS = 4, 100
+SENT_MIB, RECEIVED_MIB, PINGS = 4, 32, 100
 MODULES = [*debian_image.GUEST_MODULES, "virtio_pci", "virtio_net"]
 READY = "BENCH-READY"
 COMMANDS = f"""ip link set lo up; ip addr add {GUEST}/24 dev eth0; ip link set eth0 up
@@ -153,11 +153,11 @@ def to_guest(machine: Running, port: int) -> float:
     with connected:
 
         def write() -> None:
-            connected.sendall(bytes(SENT_MIB * MIB))
+            connected.sendall(bytes(RECEIVED_MIB * MIB))
             connected.shutdown(socket.SHUT_WR)
             connected.recv(1)
 
-        return measured(machine, write, SENT_MIB * 1024)
+        return measured(machine, write, RECEIVED_MIB * 1024)
 
 
 def round_trip(machine: Running) -> float:

@@ -109,6 +109,24 @@ def test_a_train_is_one_frame(wire: Wire, version: int) -> None:
     assert [one.parts for one in got] == [-(-len(one.frame) // 4020) for one in got]
 
 
+def test_one_by_one_and_then_many(wire: Wire, monkeypatch) -> None:
+    """After a few lone frames none is followed by a read for another; many at once still come."""
+    wire.coalesce(2)
+    reads = []
+    readv = os.readv
+    monkeypatch.setattr(os, "readv", lambda *words: (reads.append(1), readv(*words))[1])
+    sent = 0
+    for count in [1] * 30 + [30, 1, 2]:
+        for number in range(count):
+            wire.send(bulk(MAKE[4], 100 + (sent + number) % 7))
+        sent += count
+        wire.until(sent)
+        if sent == 30:
+            assert len(reads) < 45, "two for each of them would be 60"
+    got = [len(one.frame) for one in wire.until(sent)]
+    assert got == [154 + number % 7 for number in range(sent)]
+
+
 def test_cut_by_the_kernel_for_others(wire: Wire) -> None:
     frame = bulk(MAKE[4], 14000)
     for on in (False, True, False):
