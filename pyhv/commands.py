@@ -7,6 +7,7 @@ pyhv puts one on COM2, elsewhere the guest has to (docs/testing.md). See agent/s
 from __future__ import annotations
 
 from .agent.remote import Remote
+from .endings import not_running
 from .errors import ConfigError
 
 TYPE_CHECKING = False
@@ -61,7 +62,7 @@ class Commands(Remote):
         return self._shell
 
     def _gone(self) -> str | None:
-        return None if self.started and not self.ended else "the machine does not run"
+        return not_running(self)
 
     def _tail(self) -> str:
         return self.console.shown_tail()

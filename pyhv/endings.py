@@ -29,6 +29,11 @@ STATUS = {
 }
 
 
+def not_running(machine: Any) -> str | None:
+    """Return why nothing can be asked of the guest of *machine*; None while it runs."""
+    return None if machine.started and not machine.ended else "the machine does not run"
+
+
 class Endings:
     """The part of Machine that devices, drivers and vCPU threads call when the guest ends."""
 

@@ -6,6 +6,7 @@ and returns what the host side talks to (``board.offered[name]``), or None.
 
 from __future__ import annotations
 
+from .endings import not_running
 from .errors import ConfigError
 from .record import Record
 
@@ -133,9 +134,9 @@ def reach(machine: Services | Ballooning, name: str, what: str) -> object:
 
     :raises ConfigError: the machine does not run, or its guest has no VMBus.
     """
-    board = machine.board
-    if board is None or not machine.started or machine.ended:
-        raise ConfigError(f"{what}: the machine does not run")
+    board, reason = machine.board, not_running(machine)
+    if board is None or reason is not None:
+        raise ConfigError(f"{what}: {reason or 'the machine is between two lives'}")
     found = board.offered.get(name)
     if found is None:
         raise ConfigError(f"{what}: the guest has no VMBus; -cpu needs hv_synic for it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+from .endings import not_running
 from .errors import ConfigError, HostError
 
 TYPE_CHECKING = False
@@ -97,8 +98,9 @@ class Seat:
                 found.append(ask(device))
             asked.set()
 
-        if self.ended is not None or self.events is None or not self.started:
-            raise ConfigError("screen: the machine does not run")
+        reason = not_running(self)
+        if reason is not None:
+            raise ConfigError(f"screen: {reason}")
         self._check_offered("screen")
         self.call(look)
         deadline = time.monotonic() + COPY_S

@@ -11,6 +11,7 @@ import threading
 import time
 from _collections import deque
 
+from ..endings import not_running
 from ..errors import ConfigError, HostError
 from .bridge import Bridge
 
@@ -284,8 +285,7 @@ class Sockets:
 
     def gone(self) -> str | None:
         """Return why there will be no connection; None while there may be."""
-        machine = self._machine
-        return None if machine.started and not machine.ended else "the machine does not run"
+        return not_running(self._machine)
 
     def _check_runs(self, port: int) -> None:
         reason = self.gone()

@@ -116,7 +116,7 @@ def test_a_machine_without_a_screen() -> None:
         Machine(board).screenshot()
 
 
-@pytest.mark.parametrize("state", [{"started": False}, {"ended": object()}, {"events": None}])
+@pytest.mark.parametrize("state", [{"started": False}, {"ended": object()}])
 def test_a_machine_that_does_not_run(state: dict) -> None:
     machine = Machine(Board())
     vars(machine).update(state)
