@@ -8,7 +8,7 @@ import time
 
 import pytest
 from conftest import COMMAND_S
-from test_daemons import GUESTS, shell
+from test_daemons import PAIRS, shell
 
 pytestmark = [pytest.mark.boot, pytest.mark.kvm]
 MIB = 1 << 20
@@ -21,7 +21,7 @@ def resident() -> int:
         return int(file.read().split()[1]) * 4096
 
 
-@pytest.mark.parametrize(("suite", "hyperv"), GUESTS)
+@pytest.mark.parametrize(("suite", "hyperv"), PAIRS)
 def test_memory_goes_and_comes(boot, suite: str, hyperv: str) -> None:
     guest = shell(boot, suite, hyperv=hyperv, memory=f"{RAM}M")
     vm = guest.vm
@@ -58,7 +58,7 @@ def test_memory_goes_and_comes(boot, suite: str, hyperv: str) -> None:
     assert vm.board.vmbus.violation_count == 0
 
 
-@pytest.mark.parametrize(("suite", "hyperv"), GUESTS)
+@pytest.mark.parametrize(("suite", "hyperv"), PAIRS)
 def test_free_memory_goes_by_itself(boot, suite: str, hyperv: str) -> None:
     guest = shell(boot, suite, hyperv=hyperv, memory=f"{RAM}M", free_page_reporting=True)
     guest.run("insmod /later/hv_balloon.ko")

@@ -13,8 +13,6 @@ from pyhv.config import Drive
 from pyhv.errors import ConfigError, HostError
 
 pytestmark = [pytest.mark.boot, pytest.mark.kvm]
-#: each kernel once; where KVM has Hyper-V one of them has KVM's
-GUESTS = [("trixie", drivers()[0]), ("bookworm", "user")]
 PAIRS = [(suite, hyperv) for suite in ("trixie", "bookworm") for hyperv in drivers()]
 FILE_BYTES = 40_000
 
