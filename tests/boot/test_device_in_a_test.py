@@ -12,6 +12,7 @@ from pyhv.vmbus import storvsc
 from pyhv.vmbus.device import Device
 
 pytestmark = [pytest.mark.boot, pytest.mark.kvm]
+PAIRS = [(suite, hyperv) for suite in ("trixie", "bookworm") for hyperv in drivers()]
 MODULE = "/sys/bus/vmbus/drivers/hv_storvsc"
 DISK = f"ls -d {MODULE}/*/host*/target*/*/block/* 2>&-"
 
@@ -43,10 +44,10 @@ def sector(number: int) -> bytes:
     return number.to_bytes(4, "little") * 128
 
 
-def shell(boot, **options):
+def shell(boot, suite: str, **options):
     """Boot the small initramfs."""
     return boot(
-        kernel=image("kernel", "trixie")[0], initrd=image("initramfs", "trixie")[0],
+        kernel=image("kernel", suite)[0], initrd=image("initramfs", suite)[0],
         append="console=ttyS0 quiet", memory="512M", smp=2, **options,
     )  # fmt: skip
 
@@ -57,10 +58,10 @@ def disk(guest) -> str:
     return found.strip().rpartition("/")[2]
 
 
-@pytest.mark.parametrize("hyperv", drivers())
-def test_drivers_that_are_refused(boot, hyperv: str) -> None:
+@pytest.mark.parametrize(("suite", "hyperv"), PAIRS)
+def test_drivers_that_are_refused(boot, suite: str, hyperv: str) -> None:
     """They say what was wrong, leave the device, and the guest lives on."""
-    guest = shell(boot, hyperv=hyperv)
+    guest = shell(boot, suite, hyperv=hyperv)
     vm = guest.vm
     obsolete = vm.offer(Obsolete())
     no_room = vm.fault("status", on="GPADL_CREATED", device="timesync", status=0xC000009A)
@@ -87,11 +88,11 @@ def test_drivers_that_are_refused(boot, hyperv: str) -> None:
 
 
 @pytest.mark.parametrize("hyperv", drivers())
-def test_storvsc_and_a_bad_disk(boot, hyperv: str, tmp_path) -> None:
+def test_storvsc_and_a_bad_disk(boot, tmp_path, hyperv: str) -> None:
     """One failure is tried again, failures without end are EIO, a late answer is waited for."""
     path = tmp_path / "disk.img"
     path.write_bytes(b"".join(map(sector, range(4096))))
-    guest = shell(boot, hyperv=hyperv, drives=[str(path)])
+    guest = shell(boot, "trixie", hyperv=hyperv, drives=[str(path)])
     vm = guest.vm
     guest.prompt()
     name = disk(guest)
