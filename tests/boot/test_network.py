@@ -194,8 +194,8 @@ def test_a_debian_disk(boot, passt, web, names, tmp_path, suite: str, hyperv: st
     guest.login()
     guest.run("systemctl start systemd-networkd")
     end = time.monotonic() + COMMAND_S
-    while "10.0.2.15/24" not in guest.run("ip -4 -o address show dev eth0"):
-        assert time.monotonic() < end, guest.run("networkctl status eth0 --no-pager")
+    while "10.0.2.15 (DHCP" not in (status := guest.run("networkctl status eth0 --no-pager")):
+        assert time.monotonic() < end, status
         time.sleep(2)
     guest.run("echo nameserver 10.0.2.2 > /etc/resolv.conf")
     assert guest.run(f"getent hosts {NAME}").split() == ["10.0.2.2", NAME]
