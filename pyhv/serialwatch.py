@@ -26,7 +26,7 @@ class SerialWatch:
         self._ring, self._vm, self._ports, self._events = ring, vm, ports, events
         self._looking = self._ended = False
         self._silent = 0
-        self._able = [vm.coalesce_pio(port, 1) for port in ports] == [True] * len(ports)
+        self._able = all(vm.coalesce_pio(port, 1) for port in ports)
         ring.roused = lambda: events.call(self._again)
 
     def start(self) -> None:

@@ -115,15 +115,9 @@ def _landed(sink: Sink, head: bytes, frame: bytes) -> bool:
     """Put *frame* where the sink wants it; False: it wants it finished, or nobody can say."""
     if frames.plain_protocol(frame) != frames.TCP or not vnet.of_tcp(head):
         return False
-    view, at = memoryview(frame), 0
     pieces = sink.landing(True)
     if not pieces:
         return False
-    for piece in pieces:
-        part = view[at : at + len(piece)]
-        if not part:
-            break
-        piece[: len(part)] = part
-        at += len(part)
-    sink.landed(frame[:64], len(frame), bool(head[0] & (vnet.NEEDS_CSUM | vnet.DATA_VALID)))
+    vnet.spread(memoryview(frame), 0, pieces)
+    sink.landed(frame[:64], len(frame), bool(head[0] & vnet.CHECKED))
     return True

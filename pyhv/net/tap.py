@@ -134,12 +134,12 @@ class Tap(Backend):
             self.received += 1
             first = sum(map(len, pieces)) if not large else size
             if size > first:
-                pieces = _spread(self._rest[: size - first], first, sink.landing(True))
+                pieces = vnet.spread(self._rest[: size - first], first, sink.landing(True))
             start = bytes(pieces[0][:HEADERS])[:size]
             if head == vnet.PLAIN:
                 sink.landed(start, size, False)
             elif frames.plain_protocol(start) == frames.TCP:
-                sink.landed(start, size, bool(head[0] & (vnet.NEEDS_CSUM | vnet.DATA_VALID)))
+                sink.landed(start, size, bool(head[0] & vnet.CHECKED))
             else:  # UDP: a DHCP client looks at the sum past its kernel; VLAN tags and others
                 sink.landed_all()
                 sink.receive(vnet.finished(head, b"".join(pieces)[:size]))
@@ -221,15 +221,3 @@ class Tap(Backend):
             except OSError:  # EIO: the interface is down; EINVAL: a header it does not believe
                 self.dropped += 1
         return True
-
-
-def _spread(rest: memoryview, at: int, pieces: list[memoryview]) -> list[memoryview]:
-    """Copy *rest* behind the first *at* bytes of *pieces*; return those."""
-    for piece in pieces:
-        if at >= len(piece):
-            at -= len(piece)
-            continue
-        part = rest[: len(piece) - at]
-        piece[at : at + len(part)] = part
-        rest, at = rest[len(part) :], 0
-    return pieces

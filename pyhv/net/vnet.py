@@ -13,6 +13,7 @@ from . import frames
 # 0:1 flags, 1:1 GSO type, 2:2 header bytes, 4:2 GSO size, 6:2 sum from, 8:2 sum at, from there
 HEADER = Struct("<BBHHHH")
 NEEDS_CSUM, DATA_VALID = 1, 2
+CHECKED = NEEDS_CSUM | DATA_VALID  # its receiver need not look: right, or made on this host
 GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_ECN = 0, 1, 4, 0x80
 PLAIN = HEADER.pack(0, GSO_NONE, 0, 0, 0, 0)
 _ipv4 = Struct(">HHHIHQ").unpack_from  # the second is the length, the fifth the checksum
@@ -110,3 +111,17 @@ def finished(head: bytes | bytearray, frame: bytes) -> list[bytes]:
     # the field has the pseudo header's sum already
     value = frames.checksum(frame[start:]) or 0xFFFF  # of UDP, 0 says that there is none
     return [frame[:place] + value.to_bytes(2, "big") + frame[place + 2 :]]
+
+
+def spread(rest: memoryview, at: int, pieces: list[memoryview]) -> list[memoryview]:
+    """Copy *rest* behind the first *at* bytes of *pieces*; return those."""
+    for piece in pieces:
+        if not rest:
+            break
+        if at >= len(piece):
+            at -= len(piece)
+            continue
+        part = rest[: len(piece) - at]
+        piece[at : at + len(part)] = part
+        rest, at = rest[len(part) :], 0
+    return pieces

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import net_sim
 import pytest
 import stor_sim
 from bus_helpers import SECTORS, sector
 from guest_sim import Guest
+from net_sim import MAC, Cable, NetGuest
 
 from pyhv.disk import Disk
+from pyhv.vmbus.netvsc import Netvsc
 from pyhv.vmbus.storvsc import Scsi
 
 
@@ -54,3 +57,15 @@ def readonly(make_guest, image, tmp_path):
     disk = Disk(path, readonly=True)
     yield stor_sim.start(make_guest(Scsi([disk])))
     disk.close()
+
+
+@pytest.fixture
+def cable() -> Cable:
+    """The other end of :func:`net`'s card."""
+    return Cable()
+
+
+@pytest.fixture
+def net(make_guest, cable) -> NetGuest:
+    """A network driver, started, on a card."""
+    return net_sim.start(make_guest(Netvsc(cable, MAC)))

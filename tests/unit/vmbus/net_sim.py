@@ -383,3 +383,12 @@ def right_sums(frame: bytes) -> bool:
     else:
         addresses = frame[at.ip + 8 : at.ip + 40]
     return folded(addresses + struct.pack(">HH", at.protocol, len(body)) + body) == 0xFFFF
+
+
+def rules(driver: NetGuest) -> list[str]:
+    """Return the rules that this guest broke, in order."""
+    return [one.rule for one in driver.guest.server.violations]
+
+
+#: the least that is of use: a datagram
+FRAME = ethernet(ipv4(udp(b"hello"), 17))

@@ -6,27 +6,10 @@ import struct
 
 import net_sim
 import pytest
-from net_sim import MAC, Cable, NetGuest, ethernet, ipv4, ipv6, tcp, udp
+from net_sim import FRAME, MAC, Cable, NetGuest, ethernet, ipv4, ipv6, rules, tcp, udp
 
 from pyhv.vmbus import netvsc_protocol as n
 from pyhv.vmbus.netvsc import Netvsc
-
-FRAME = ethernet(ipv4(udp(b"hello"), 17))
-
-
-@pytest.fixture
-def cable() -> Cable:
-    return Cable()
-
-
-@pytest.fixture
-def net(make_guest, cable) -> NetGuest:
-    return net_sim.start(make_guest(Netvsc(cable, MAC)))
-
-
-def rules(driver: NetGuest) -> list[str]:
-    return [one.rule for one in driver.guest.server.violations]
-
 
 # NVSP
 

@@ -12,7 +12,7 @@ import net_sim
 import pytest
 from fuzzing import SEEDS
 from guest_sim import MEMORY, PAGE, gpa_ranges, packet
-from net_sim import MAC, Cable, NetGuest, ethernet, ipv4, ipv6, ppi, rndis_packet, tcp, udp
+from net_sim import FRAME, MAC, Cable, NetGuest, ethernet, ipv4, ipv6, ppi, rndis_packet, tcp, udp
 
 from pyhv.vmbus import netvsc_protocol as n
 from pyhv.vmbus import netvsc_receive, netvsc_sent
@@ -21,18 +21,7 @@ from pyhv.vmbus.rndis_oids import QUERY, SET
 from pyhv.vmbus.rules import RULES
 
 ENABLE_RSC = struct.pack("<BBH5B13x2B4x", 0x80, 3, 28, *[4] * 5, 2, 2)
-FRAME = ethernet(ipv4(udp(b"hello"), 17))
 NUMBERS = (0, 1, 2, 7, 8, 14, 43, 44, 60, 2048, 4096, 6144, 65535, 1 << 31, (1 << 32) - 1)
-
-
-@pytest.fixture
-def cable() -> Cable:
-    return Cable()
-
-
-@pytest.fixture
-def net(make_guest, cable) -> NetGuest:
-    return net_sim.start(make_guest(Netvsc(cable, MAC)))
 
 
 def message(*words: int, size: int = 40) -> bytes:

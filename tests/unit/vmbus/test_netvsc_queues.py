@@ -6,21 +6,10 @@ import struct
 
 import net_sim
 import pytest
-from net_sim import MAC, Cable, NetGuest, ethernet, ipv4, tcp, udp
+from net_sim import FRAME, MAC, NetGuest, ethernet, ipv4, rules, tcp
 
 from pyhv.vmbus import netvsc_protocol as n
 from pyhv.vmbus.netvsc import Netvsc
-
-FRAME = ethernet(ipv4(udp(b"hello"), 17))
-
-
-@pytest.fixture
-def cable() -> Cable:
-    return Cable()
-
-
-def rules(driver: NetGuest) -> list[str]:
-    return [one.rule for one in driver.guest.server.violations]
 
 
 def test_queues(make_guest, cable) -> None:

@@ -6,14 +6,13 @@ import struct
 
 import net_sim
 import pytest
-from net_sim import MAC, Cable, NetGuest, ethernet, ipv4, ipv6, tcp, udp
+from net_sim import FRAME, MAC, Cable, NetGuest, ethernet, ipv4, ipv6, tcp
 
 from pyhv.net.frames import ETH_MAX
 from pyhv.vmbus import netvsc_landing
 from pyhv.vmbus import netvsc_protocol as n
 from pyhv.vmbus.netvsc import Netvsc
 
-FRAME = ethernet(ipv4(udp(b"hello"), 17))
 DATA = netvsc_landing.SECTION - netvsc_landing.ROOM
 #: the five checksums and RSC's two, as Linux sends them while it probes and when it is told
 PROBE, ALONE = (1, 4, 4, 4, 4), (0, 0, 0, 0, 0)

@@ -7,25 +7,7 @@ import struct
 import net_sim
 import pytest
 from guest_sim import PAGE, packet
-from net_sim import MAC, Cable, NetGuest, ethernet, ipv4, ipv6, ppi, right_sums, tcp, udp
-
-from pyhv.vmbus.netvsc import Netvsc
-
-FRAME = ethernet(ipv4(udp(b"hello"), 17))
-
-
-@pytest.fixture
-def cable() -> Cable:
-    return Cable()
-
-
-@pytest.fixture
-def net(make_guest, cable) -> NetGuest:
-    return net_sim.start(make_guest(Netvsc(cable, MAC)))
-
-
-def rules(driver: NetGuest) -> list[str]:
-    return [one.rule for one in driver.guest.server.violations]
+from net_sim import FRAME, NetGuest, ethernet, ipv4, ipv6, ppi, right_sums, rules, tcp, udp
 
 
 @pytest.mark.parametrize("size", [14, 60, 1514, 6000])
